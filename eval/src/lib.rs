@@ -1,0 +1,1 @@
+//! Perplexity protocols, retrieval tasks, statistics and the report schema; knows models only through a trait.

@@ -1,0 +1,1 @@
+//! Position encodings of long-context models: RoPE scaling schemes, tables, ALiBi, Hugging Face configs.

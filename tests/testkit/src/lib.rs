@@ -1,0 +1,1 @@
+//! Comparison classes and seeded data shared by the tests.
