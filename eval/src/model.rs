@@ -1,0 +1,100 @@
+//! What the evaluator needs of a language model, and nothing else.
+//!
+//! Token ids are `u32`; log-probabilities are natural logarithms.
+
+use std::ops::Range;
+
+/// Why a model could not answer.
+///
+/// The message is the model's own; `eval` adds which task and which sample it was working on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ModelError(pub String);
+
+/// How a model saw one token, given everything before it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Natural logarithm of the probability that the model gave to the token.
+    pub log_prob: f32,
+    /// The token that it found most likely (the smallest id among equals).
+    pub top: u32,
+}
+
+/// A causal language model.
+pub trait LanguageModel {
+    /// Rows of the output distribution.
+    fn vocab_size(&self) -> usize;
+
+    /// Id that begins every document, if the model has one.
+    fn bos(&self) -> Option<u32>;
+
+    /// Whether what is computed at a position depends on the length of the whole input, as in dynamic NTK or
+    /// LongRoPE. When it does, one pass over a long input does not hold the answers for its prefixes.
+    fn depends_on_length(&self) -> bool;
+
+    /// Scores `tokens[i]` given `tokens[..i]` for every `i` in `scored`, in one causal pass over `tokens[..scored.end]`.
+    ///
+    /// # Errors
+    ///
+    /// When `scored` is empty, starts at 0 or ends past the input, an id is outside the vocabulary, or the model fails.
+    fn score(&self, tokens: &[u32], scored: Range<usize>) -> Result<Vec<TokenScore>, ModelError>;
+
+    /// Reads `tokens` (at least one) and keeps what was computed, for several continuations.
+    ///
+    /// `total` is the longest input that will be read from this prefix, continuation included: a length-dependent
+    /// position scheme takes its frequencies from it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LanguageModel::score`].
+    fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError>;
+}
+
+/// Tokens that a model has read; every continuation branches from here and leaves it as it was.
+pub trait Prefix {
+    /// Tokens read so far.
+    fn len(&self) -> usize;
+
+    /// A prefix always holds at least one token.
+    fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// A longer prefix: this one and then `tokens`.
+    ///
+    /// # Errors
+    ///
+    /// When the total given at the start would be passed, or the model fails.
+    fn extended(&self, tokens: &[u32]) -> Result<Box<dyn Prefix + '_>, ModelError>;
+
+    /// Scores every token of `continuation` (teacher forcing).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Prefix::extended`].
+    fn score(&self, continuation: &[u32]) -> Result<Vec<TokenScore>, ModelError>;
+
+    /// Appends the most likely token `count` times, stopping after a token of `stop`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Prefix::extended`].
+    fn greedy(&self, count: usize, stop: &[u32]) -> Result<Vec<u32>, ModelError>;
+}
+
+/// Text to ids and back, without special tokens.
+pub trait TextCodec {
+    /// Ids of `text`; no bos or eos is added.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer fails.
+    fn encode(&self, text: &str) -> Result<Vec<u32>, ModelError>;
+
+    /// The text of `tokens`, special tokens left out.
+    ///
+    /// # Errors
+    ///
+    /// When an id is unknown.
+    fn decode(&self, tokens: &[u32]) -> Result<String, ModelError>;
+}

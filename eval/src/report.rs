@@ -1,0 +1,163 @@
+//! The result file: what was measured, with what, and how sure it is.
+//!
+//! `plots` reads this type and no other, so that every figure can be drawn again from `report.json` alone.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the layout below; a reader refuses a newer one.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything one run measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA_VERSION`] at the time of writing.
+    pub schema_version: u32,
+    /// What produced the numbers.
+    pub provenance: Provenance,
+    /// The models compared, in the order in which they are listed and drawn.
+    pub variants: Vec<Variant>,
+    /// One number each, with its interval and count.
+    pub rows: Vec<Row>,
+    /// Loss by position in the context.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub position_loss: Vec<PositionLoss>,
+    /// Rotation frequencies of the variants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spectra: Vec<Spectrum>,
+    /// Training curves of the variants that were trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training: Vec<TrainingCurve>,
+}
+
+/// What produced a result.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Program and version, such as `bowline 0.1.0`.
+    pub program: String,
+    /// Command line, as given.
+    pub command: Vec<String>,
+    /// Commit of the source tree, when known.
+    pub commit: Option<String>,
+    /// Whether the source tree differed from that commit.
+    pub dirty: Option<bool>,
+    /// Start of the run, RFC 3339 in UTC.
+    pub started_at: String,
+    /// Seconds from start to end.
+    pub duration_s: f64,
+    /// Device, such as `cpu` or `cuda:0 NVIDIA H100`.
+    pub device: String,
+    /// Threads of tensor operations.
+    pub threads: usize,
+    /// Element type of the weights, such as `float32`.
+    pub dtype: String,
+    /// Every seed by its name.
+    pub seeds: BTreeMap<String, u64>,
+    /// Library name to version.
+    pub versions: BTreeMap<String, String>,
+    /// Input name to hash (weights, tokenizer, evaluation documents).
+    pub hashes: BTreeMap<String, String>,
+    /// The resolved configuration, as written to `resolved.toml`.
+    pub config: serde_json::Value,
+}
+
+/// One model as it was evaluated.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Short name, such as `yarn-trained`.
+    pub name: String,
+    /// One sentence for a reader.
+    pub description: String,
+    /// Model id or folder that it came from.
+    pub model: String,
+    /// Position scheme, such as `yarn`.
+    pub scheme: String,
+    /// Parameters of the scheme, such as `factor = 4`.
+    pub parameters: String,
+    /// Context of the original pretraining, in tokens.
+    pub original_context: usize,
+    /// Context that it was trained at last, in tokens; equal to the original one when it was not extended.
+    pub trained_context: usize,
+    /// Tokens of continued pretraining; 0 when none.
+    pub trained_tokens: u64,
+}
+
+/// One measured number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Model id or folder.
+    pub model: String,
+    /// Name of the variant in [`Report::variants`].
+    pub variant: String,
+    /// `perplexity` or `passkey`.
+    pub task: String,
+    /// Protocol or task variant, such as `P2` or `bowline-1`.
+    pub protocol: String,
+    /// Context length in tokens.
+    pub length: usize,
+    /// Depth of the needle as a fraction of the haystack, 0 first; none means all depths together.
+    pub depth: Option<f64>,
+    /// `perplexity`, `perplexity_published`, `accuracy`, `accuracy_forced`.
+    pub metric: String,
+    /// The number.
+    pub value: f64,
+    /// Lower end of its 95 % interval.
+    pub low: f64,
+    /// Upper end of its 95 % interval.
+    pub high: f64,
+    /// How many things were counted.
+    pub count: u64,
+    /// What was counted: `documents` or `trials`.
+    pub unit_of_count: String,
+    /// How it was computed, where that is a choice: `one pass`, `a pass per length`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
+}
+
+/// Mean negative log-likelihood by position, in nats.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PositionLoss {
+    /// Name of the variant.
+    pub variant: String,
+    /// Length of the passes in tokens.
+    pub length: usize,
+    /// First position of each bucket; the last bucket ends at `length`.
+    pub positions: Vec<usize>,
+    /// Mean loss in each bucket.
+    pub loss: Vec<f64>,
+    /// Lower end of the 95 % bootstrap interval over documents.
+    pub low: Vec<f64>,
+    /// Upper end of it.
+    pub high: Vec<f64>,
+    /// Documents behind it.
+    pub documents: u64,
+}
+
+/// The rotation frequencies of a variant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spectrum {
+    /// Name of the variant.
+    pub variant: String,
+    /// Length for which they hold, in tokens.
+    pub length: usize,
+    /// Radians per token for each rotated pair.
+    pub inv_freq: Vec<f64>,
+    /// Factor on cos and sin.
+    pub attention_factor: f64,
+}
+
+/// Loss against training tokens.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingCurve {
+    /// Name of the variant.
+    pub variant: String,
+    /// Optimizer steps.
+    pub steps: Vec<u64>,
+    /// Tokens seen at each step.
+    pub tokens: Vec<u64>,
+    /// Training loss in nats.
+    pub loss: Vec<f64>,
+    /// Learning rate at each step.
+    pub learning_rate: Vec<f64>,
+}
