@@ -1,0 +1,69 @@
+//! What every retrieval task offers to the runner.
+
+use std::ops::Range;
+
+use crate::error::TaskError;
+use crate::model::{LanguageModel, ModelError};
+use crate::rng::mixed_seed;
+
+/// One prompt and its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The prompt, bos included.
+    pub tokens: Vec<u32>,
+    /// What follows the prompt when the model is right.
+    pub answer: Vec<u32>,
+    /// The answer as text, for example `31337`.
+    pub key: String,
+    /// Share of the haystack before the needle, from 0 to 1.
+    pub depth: f64,
+    /// Tokens of [`Sample::tokens`] that hold the needle.
+    pub needle: Range<usize>,
+    /// Tokens of prompt and answer together.
+    pub length: usize,
+}
+
+impl Sample {
+    /// Prompt and answer in one sequence of [`Sample::length`] tokens, as training reads it.
+    #[must_use]
+    pub fn with_answer(&self) -> Vec<u32> {
+        [self.tokens.as_slice(), self.answer.as_slice()].concat()
+    }
+
+    /// Positions of the answer in [`Sample::with_answer`].
+    #[must_use]
+    pub fn answer_range(&self) -> Range<usize> {
+        self.tokens.len()..self.length
+    }
+}
+
+/// A task that can be run at any context length.
+pub trait Task {
+    /// Name in [`crate::report::Row::task`].
+    fn id(&self) -> &'static str;
+
+    /// Variant and version in [`crate::report::Row::protocol`], such as `bowline-1`.
+    fn protocol(&self) -> String;
+
+    /// Names of the metrics, in the order in which [`Task::score`] answers.
+    fn metrics(&self) -> &'static [&'static str];
+
+    /// A sample of `length` tokens with its needle at `depth`; none lets the seed choose the depth.
+    ///
+    /// # Errors
+    ///
+    /// When the depth is outside `[0, 1]`, the length too short, or the tokenizer fails.
+    fn sample(&self, length: usize, depth: Option<f64>, seed: u64) -> Result<Sample, TaskError>;
+
+    /// Whether the model passed the sample, for each metric.
+    ///
+    /// # Errors
+    ///
+    /// When the model fails.
+    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Vec<bool>, ModelError>;
+
+    /// The seed of one trial: every model sees the same samples, and no two cells of a grid share one.
+    fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
+        mixed_seed(&[seed, length as u64, depth_index as u64, trial as u64])
+    }
+}

@@ -1,0 +1,3 @@
+//! Retrieval tasks.
+
+pub mod passkey;
