@@ -1,0 +1,158 @@
+//! What a backend is, and how to find one by name.
+//!
+//! A backend that cannot take a problem says so with [`Unsupported`]; nothing falls back by itself. A new backend is one
+//! type that implements [`AttentionBackend`] and one line in [`REGISTRY`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{AttnError, DType, Unsupported};
+use crate::problem::AttnProblem;
+#[cfg(feature = "torch")]
+use tch::Tensor;
+
+/// Something that computes attention.
+pub trait AttentionBackend: Sync {
+    /// The name it goes by in options, logs and reports.
+    fn name(&self) -> &'static str;
+
+    /// Whether it takes a problem in an element type.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`], naming what it lacks.
+    fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported>;
+
+    /// The output `[batch, query_heads, query_len, head_dim]` in the type and on the device of `q`, for tensors that
+    /// [`Backend::forward`] has checked against the problem.
+    ///
+    /// # Errors
+    ///
+    /// [`AttnError::Torch`] when libtorch fails; [`AttnError::Unsupported`] when gradients are asked of a backend that
+    /// has none.
+    #[cfg(feature = "torch")]
+    fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError>;
+}
+
+/// Every backend of this build, fastest first.
+static REGISTRY: &[&dyn AttentionBackend] = &[
+    #[cfg(feature = "torch")]
+    &crate::libtorch::LibTorch,
+    &Reference,
+];
+
+/// The f64 reference as a backend: takes every problem, slowly, and has no gradient on tensors.
+struct Reference;
+
+impl AttentionBackend for Reference {
+    fn name(&self) -> &'static str {
+        crate::reference::NAME
+    }
+
+    fn supports(&self, _problem: &AttnProblem, _dtype: DType) -> Result<(), Unsupported> {
+        Ok(())
+    }
+
+    #[cfg(feature = "torch")]
+    fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
+        crate::tensors::reference_forward(problem, q, k, v)
+    }
+}
+
+/// A backend, chosen. Free to copy.
+#[derive(Clone, Copy)]
+pub struct Backend(&'static dyn AttentionBackend);
+
+impl Backend {
+    /// The backend of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`AttnError::UnknownBackend`], which lists the names that this build has.
+    pub fn from_name(name: &str) -> Result<Self, AttnError> {
+        let found = Self::all().find(|backend| backend.name() == name);
+        found.ok_or_else(|| AttnError::UnknownBackend { name: name.to_owned(), known: Self::names() })
+    }
+
+    /// Every backend of this build, fastest first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        REGISTRY.iter().map(|&backend| Self(backend))
+    }
+
+    /// The names of [`Backend::all`].
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        Self::all().map(|backend| backend.name()).collect()
+    }
+
+    /// The name it was found by.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    /// Whether it takes a problem in an element type.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`], naming what it lacks.
+    pub fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
+        self.0.supports(problem, dtype)
+    }
+
+    /// The output, `[batch, query_heads, query_len, head_dim]`, in the type and on the device of `q`.
+    ///
+    /// q is `[batch, query_heads, query_len, head_dim]`, k and v are `[batch, key_heads, key_len, head_dim]`; all three in
+    /// one type on one device, of any strides. `libtorch` is differentiable; `reference` refuses inputs that require a
+    /// gradient while gradients are tracked.
+    ///
+    /// # Errors
+    ///
+    /// [`AttnError::Dims`], [`AttnError::Kinds`], [`AttnError::Devices`] and [`AttnError::NotAFloat`] when the tensors do
+    /// not fit the problem; [`AttnError::Unsupported`] when the backend declines; [`AttnError::Torch`] when libtorch fails.
+    #[cfg(feature = "torch")]
+    pub fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
+        let dtype = crate::tensors::check(problem, q, k, v)?;
+        self.supports(problem, dtype)?;
+        self.0.forward(problem, q, k, v)
+    }
+}
+
+impl FromStr for Backend {
+    type Err = AttnError;
+
+    fn from_str(name: &str) -> Result<Self, AttnError> {
+        Self::from_name(name)
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Backend").field(&self.name()).finish()
+    }
+}
+
+impl PartialEq for Backend {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_finds_its_backend() {
+        for name in Backend::names() {
+            assert_eq!(Backend::from_name(name).unwrap().name(), name);
+        }
+        assert!(Backend::names().contains(&"reference"));
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        let message = Backend::from_name("flash").unwrap_err().to_string();
+        assert!(message.contains("\"flash\"") && message.contains("reference"), "{message}");
+    }
+}
