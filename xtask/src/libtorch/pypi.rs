@@ -20,7 +20,7 @@ use crate::workspace::say;
 
 /// Holds whole wheels until they are unpacked.
 pub(crate) const WHEELS: &str = "wheels";
-/// Holds whatever is half-written.
+/// Holds whatever is half-written, in a folder for each process: the pip of a set-up that was killed may still be at work.
 pub(crate) const SCRATCH: &str = "scratch";
 /// Holds the unpacked wheels.
 const UNPACKED: &str = "pypi";
@@ -76,6 +76,11 @@ fn no_pip(pythons: &[Python]) -> String {
     )
 }
 
+/// This process's own folder for what is half-written.
+fn scratch(home: &Path) -> PathBuf {
+    home.join(SCRATCH).join(std::process::id().to_string())
+}
+
 /// The wheel in `home` whose name starts with `prefix`.
 fn wheel(home: &Path, prefix: &str) -> Option<PathBuf> {
     let named = |path: &PathBuf| {
@@ -87,7 +92,7 @@ fn wheel(home: &Path, prefix: &str) -> Option<PathBuf> {
 
 /// Fetches one wheel with pip.
 fn fetch(home: &Path, python: &Python, prefix: &str, requirement: &str, megabytes: u64) -> Result<()> {
-    let scratch = home.join(SCRATCH);
+    let scratch = scratch(home);
     let fetched = scratch.join("fetched");
     fs::create_dir_all(&fetched)?;
     fs::create_dir_all(home.join(WHEELS))?;
@@ -158,7 +163,7 @@ fn pip_fault(requirement: &str, complaints: &str) -> String {
 
 /// Unpacks the C++ part of every wheel.
 fn unpack(home: &Path, python: &Python) -> Result<()> {
-    let unfinished = home.join(SCRATCH).join("unpacked");
+    let unfinished = scratch(home).join("unpacked");
     remove_folder(&unfinished)?;
     fs::create_dir_all(&unfinished)?;
     let wheels: Vec<PathBuf> = PACKAGES.iter().filter_map(|(prefix, ..)| wheel(home, prefix)).collect();
@@ -249,8 +254,8 @@ echo wheel > "$2/$name""#,
         assert!(error.starts_with("no connection to PyPI"), "{error}");
         assert_eq!(calls(&folder), ["nvidia-cuda-runtime==13.0.*", "nvidia-cuda-cupti==13.0.*", "torch==2.11.0"]);
         // Left by a process that was killed: never taken for a wheel.
-        fs::create_dir_all(home.join(SCRATCH).join("fetched")).unwrap();
-        fs::write(home.join(SCRATCH).join("fetched/torch-2.11.0-half.whl"), "half").unwrap();
+        fs::create_dir_all(scratch(&home).join("fetched")).unwrap();
+        fs::write(scratch(&home).join("fetched/torch-2.11.0-half.whl"), "half").unwrap();
         // The second run ends at the stand-in for unpacking, which makes no libtorch.
         let error = install(&home, &[fake_pip(&folder, "")]).unwrap_err().to_string();
         assert!(error.contains("does not serve"), "{error}");
