@@ -1,6 +1,6 @@
 //! `cargo xtask golden`: the makers of the golden data, which are Python and run on a contributor's machine alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -8,18 +8,33 @@ use crate::python::Python;
 use crate::stop::stop;
 use crate::workspace::{Workspace, run_through, say};
 
-const MAKER: &str = "tests/golden/make/all.py";
-const REQUIREMENTS: &str = "tests/golden/make/requirements.txt";
+const MAKERS: &str = "tests/golden/make";
+const REQUIREMENTS: &str = "tests/golden/requirements.txt";
 
 /// Runs every maker with `arguments` passed on, by the first Python that has what they import.
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
-    let list = workspace.root().join(REQUIREMENTS);
-    let list = std::fs::read_to_string(&list).with_context(|| format!("cannot read {}", list.display()))?;
-    let python = chosen(&Python::all(workspace.root()), &required(&list), &workspace.root().join(".venv"))?;
-    say(format!("golden data by {}", python.name()));
-    let mut maker = python.command();
-    maker.arg(MAKER).args(arguments).current_dir(workspace.root());
-    run_through("the makers of the golden data", &mut maker)
+    let root = workspace.root();
+    let list =
+        std::fs::read_to_string(root.join(REQUIREMENTS)).with_context(|| format!("cannot read {REQUIREMENTS}"))?;
+    let python = chosen(&Python::all(root), &required(&list), &root.join(".venv"))?;
+    for maker in makers(&root.join(MAKERS))? {
+        let title = maker.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        say(format!("{title} by {}", python.name()));
+        run_through(&title, python.command().arg(&maker).args(arguments).current_dir(root))?;
+    }
+    Ok(())
+}
+
+/// The scripts of `folder` in order of name. What the makers share is there, too, and is no script: it has no main part.
+fn makers(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let is_maker = |path: &PathBuf| {
+        let python = path.extension().is_some_and(|it| it == "py");
+        python && std::fs::read_to_string(path).is_ok_and(|text| text.contains("__name__ == \"__main__\""))
+    };
+    let mut makers: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_maker).collect();
+    makers.sort();
+    Ok(makers)
 }
 
 /// The first of `pythons` that lacks none of `packages`.
@@ -32,7 +47,7 @@ fn chosen(pythons: &[Python], packages: &[&str], venv: &Path) -> Result<Python> 
         stop!("the makers of the golden data are Python, and no Python 3.8 or newer runs here");
     };
     stop!(
-        "{} lacks {}: `python3 -m venv {venv} && {venv}/bin/pip install -r {REQUIREMENTS}` makes a Python that has them",
+        "{} lacks {}: `python3 -m venv '{venv}' && '{venv}/bin/pip' install -r {REQUIREMENTS}` makes a Python that has it",
         nearest.name(),
         lacking(nearest).join(", "),
         venv = venv.display(),
@@ -41,9 +56,9 @@ fn chosen(pythons: &[Python], packages: &[&str], venv: &Path) -> Result<Python> 
 
 /// The distributions that a requirements file names.
 fn required(list: &str) -> Vec<&str> {
-    let name =
-        |line: &'_ str| line.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c))).unwrap_or(line.len());
-    list.lines().map(|line| line[..name(line)].trim()).filter(|it| !it.is_empty() && !it.starts_with('-')).collect()
+    let part_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name = |line: &'_ str| line.find(|c| !part_of_a_name(c)).unwrap_or(line.len());
+    list.lines().map(|line| &line[..name(line)]).filter(|it| !it.is_empty() && !it.starts_with('-')).collect()
 }
 
 #[cfg(test)]
@@ -59,6 +74,17 @@ mod tests {
     }
 
     #[test]
+    fn makers_are_the_scripts_and_not_what_they_share() {
+        let folder = Folder::new("makers");
+        let main = "if __name__ == \"__main__\":\n    main()\n";
+        for (name, text) in [("b.py", main), ("a.py", main), ("shared.py", "X = 1\n"), ("notes.txt", main)] {
+            std::fs::write(folder.0.join(name), text).unwrap();
+        }
+        assert_eq!(makers(&folder.0).unwrap(), [folder.0.join("a.py"), folder.0.join("b.py")]);
+        assert!(makers(&folder.0.join("absent")).is_err());
+    }
+
+    #[test]
     fn the_python_that_has_everything_is_chosen_else_the_gap_is_named() {
         let folder = Folder::new("golden");
         let bare = Python::named(script(&folder.0, "bare", "printf 'torch\\nnumpy\\n'"));
@@ -68,7 +94,7 @@ mod tests {
         let python = chosen(&[bare.clone(), full.clone()], &packages, Path::new("/v")).unwrap();
         assert_eq!(python.name(), full.name());
         let message = chosen(&[bare, half], &packages, Path::new("/v")).unwrap_err().to_string();
-        assert!(message.contains("half lacks torch: ") && message.contains("/v/bin/pip install -r"), "{message}");
+        assert!(message.contains("half lacks torch: ") && message.contains("pip' install -r"), "{message}");
         assert!(chosen(&[], &packages, Path::new("/v")).is_err());
     }
 }
