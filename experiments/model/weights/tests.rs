@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, OnceLock};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -381,12 +382,15 @@ fn long_lists_are_cut() {
     assert!(text.contains("100 missing") && text.contains("and 92 more"), "{text}");
 }
 
+/// One folder for all cases: making one flushes to the disk.
+static DAMAGED: OnceLock<Mutex<tempfile::TempDir>> = OnceLock::new();
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_damaged_file_never_panics(edits in prop::collection::vec((0_usize..400, any::<u8>()), 1..6), cut in 0_usize..400) {
-        let folder = sharded();
+        let folder = DAMAGED.get_or_init(|| Mutex::new(sharded())).lock().unwrap();
         for name in [FIRST, INDEX_NAME] {
             let whole = fs::read(folder.path().join(name)).unwrap();
             let mut bytes = whole.clone();

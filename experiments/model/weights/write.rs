@@ -62,6 +62,8 @@ pub fn write_sharded<B: AsRef<[u8]>>(
             shards.flush(&mut waiting)?;
             waiting_bytes = 0;
         }
+        // The shard being filled is the next one to be written.
+        shards.places.insert(name.clone(), shards.done.len());
         waiting.push(Item { name, dtype, shape, bytes });
         waiting_bytes += size;
     }
@@ -90,8 +92,7 @@ impl Shards<'_> {
         if name.is_empty() || name == "__metadata__" {
             return refuse("the format does not allow this name".into());
         }
-        // The shard being filled is the next one to be written.
-        if self.places.insert(name.to_owned(), self.done.len()).is_some() {
+        if self.places.contains_key(name) {
             return refuse("it was given twice".into());
         }
         self.total_size += size;
