@@ -2,9 +2,15 @@
 //!
 //! `plots` reads this type and no other, so that every figure can be drawn again from `report.json` alone.
 
+mod file;
+mod table;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use file::ReportError;
+pub use table::{RowQuery, csv, markdown};
 
 /// Version of the layout below; a reader refuses a newer one.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -160,4 +166,73 @@ pub struct TrainingCurve {
     pub loss: Vec<f64>,
     /// Learning rate at each step.
     pub learning_rate: Vec<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report with a bit of everything.
+    pub(super) fn example() -> Report {
+        let perplexity = Row {
+            model: "bundled".to_owned(),
+            variant: "yarn".to_owned(),
+            task: "perplexity".to_owned(),
+            protocol: "P2".to_owned(),
+            length: 256,
+            depth: None,
+            metric: "perplexity".to_owned(),
+            value: 60.5,
+            low: 55.25,
+            high: 66.0,
+            count: 12,
+            unit_of_count: "documents".to_owned(),
+            how: Some("one pass".to_owned()),
+        };
+        let passkey = Row {
+            task: "passkey".to_owned(),
+            protocol: "bowline-1".to_owned(),
+            length: 1024,
+            depth: Some(0.3),
+            metric: "accuracy".to_owned(),
+            value: 0.95,
+            low: 0.9,
+            high: 0.98,
+            count: 40,
+            unit_of_count: "trials".to_owned(),
+            how: None,
+            ..perplexity.clone()
+        };
+        Report {
+            schema_version: SCHEMA_VERSION,
+            provenance: Provenance {
+                program: "bowline 0.1.0".to_owned(),
+                command: vec!["bowline".to_owned(), "eval".to_owned()],
+                commit: None,
+                dirty: None,
+                started_at: "2026-01-02T03:04:05Z".to_owned(),
+                duration_s: 1.5,
+                device: "cpu".to_owned(),
+                threads: 2,
+                dtype: "float32".to_owned(),
+                seeds: BTreeMap::from([("samples".to_owned(), u64::MAX)]),
+                versions: BTreeMap::new(),
+                hashes: BTreeMap::new(),
+                config: serde_json::json!({"lengths": [256, 1024]}),
+            },
+            variants: Vec::new(),
+            rows: vec![perplexity, passkey],
+            position_loss: vec![PositionLoss {
+                variant: "yarn".to_owned(),
+                length: 256,
+                positions: vec![1, 16],
+                loss: vec![5.0, 4.0],
+                low: vec![4.5, 3.5],
+                high: vec![5.5, 4.5],
+                documents: 12,
+            }],
+            spectra: Vec::new(),
+            training: Vec::new(),
+        }
+    }
 }
