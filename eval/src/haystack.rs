@@ -25,7 +25,7 @@ pub fn filled(text: &[u32], start: usize, count: usize) -> Result<Vec<u32>, Task
     if text.is_empty() {
         return Err(TaskError::EmptyFiller { needed: count });
     }
-    Ok(text.iter().copied().cycle().skip(start % text.len()).take(count).collect())
+    Ok((start % text.len()..).take(count).map(|i| text[i % text.len()]).collect())
 }
 
 /// Filler tokens before a needle at `depth`: the nearest whole number.

@@ -16,10 +16,12 @@ pub struct Progress<'a> {
     pub label: &'a str,
 }
 
+type Callback<'a> = Box<dyn FnMut(Progress<'_>) + 'a>;
+
 /// Hears of every finished sample or window, and may stop the run before the next.
 #[derive(Default)]
 pub struct Monitor<'a> {
-    callback: Option<Box<dyn FnMut(Progress<'_>) + 'a>>,
+    callback: Option<Callback<'a>>,
     interrupt: Option<&'a AtomicBool>,
 }
 

@@ -64,6 +64,11 @@ pub trait Task {
 
     /// The seed of one trial: every model sees the same samples, and no two cells of a grid share one.
     fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
-        mixed_seed(&[seed, length as u64, depth_index as u64, trial as u64])
+        cell_seed(seed, length, depth_index, trial)
     }
+}
+
+/// A seed of its own for every trial of a grid.
+pub(crate) fn cell_seed(seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
+    mixed_seed(&[seed, length as u64, depth_index as u64, trial as u64])
 }

@@ -188,9 +188,9 @@ fn every_protocol_gives_a_uniform_model_its_vocabulary_size() {
             let found = perplexity(&Uniform::model(50, Some(0)), &documents, &options, &mut Monitor::silent()).unwrap();
             for row in found.rows("m", "v") {
                 assert!([row.value, row.low, row.high].iter().all(|v| (v - 50.0).abs() < 1e-4), "{row:?}");
-                // In P3 at length 20 the last document is too near the end for a window to begin in it.
-                let count = if protocol == Protocol::P3 && row.length == 20 { 5 } else { 6 };
-                assert_eq!((row.protocol.as_str(), row.count), (protocol.name(), count));
+                assert_eq!(row.protocol, protocol.name());
+                // In P3 no window may begin in the last document, which is near the end of the stream.
+                assert!(row.count == 6 || protocol == Protocol::P3 && row.count == 5, "{row:?}");
             }
         }
     }

@@ -32,7 +32,7 @@ pub use crate::task::Sample;
 
 use crate::error::TaskError;
 use crate::model::{LanguageModel, ModelError};
-use crate::task::Task;
+use crate::task::{Task, cell_seed};
 
 /// Which passkey test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -127,7 +127,7 @@ impl Task for Generator<'_> {
     fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
         match self.variant() {
             Variant::LongLora => trial as u64,
-            _ => crate::rng::mixed_seed(&[seed, length as u64, depth_index as u64, trial as u64]),
+            _ => cell_seed(seed, length, depth_index, trial),
         }
     }
 }
