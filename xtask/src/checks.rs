@@ -33,9 +33,7 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     }
     log.step("short demo", || {
         let program = workspace.build()?;
-        let mut demo = Command::new(program);
-        demo.args(["run", "demo", "--short"]).current_dir(workspace.root());
-        run_through("short demo", &mut demo)
+        run_through("short demo", workspace.program(&program).args(["run", "demo", "--short"]))
     })?;
     log.summary("every check passed");
     Ok(())

@@ -1,7 +1,6 @@
 //! `cargo xtask demo`: the proof on the bundled model, from nothing to a report.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -15,7 +14,7 @@ use crate::workspace::Workspace;
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     libtorch::set_up(workspace)?;
     let program = workspace.build()?;
-    let mut demo = Command::new(&program);
-    demo.args(["run", "demo"]).args(arguments).current_dir(workspace.root());
-    Err(demo.exec()).with_context(|| format!("{} does not run", program.display()))
+    let mut demo = workspace.program(&program);
+    Err(demo.args(["run", "demo"]).args(arguments).exec())
+        .with_context(|| format!("{} does not run", program.display()))
 }

@@ -36,16 +36,9 @@ impl Workspace {
         self.root.join(".libtorch")
     }
 
-    /// Cargo, in the root of the checkout, as a user's own shell would call it: without the variables that cargo gave
-    /// this program, and with the same target folder as this program's own build.
+    /// Cargo, in the root of the checkout, with the same target folder as this program's own build.
     pub(crate) fn cargo(&self) -> Command {
-        let mut cargo = Command::new(&self.cargo);
-        cargo.current_dir(&self.root);
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(is_cargos_own) {
-                cargo.env_remove(&name);
-            }
-        }
+        let mut cargo = self.program(Path::new(&self.cargo));
         // Cargo reads a relative target folder from where it is called, which may not be the root.
         if let Some(target) = std::env::var_os("CARGO_TARGET_DIR")
             && let Ok(target) = std::path::absolute(target)
@@ -53,6 +46,19 @@ impl Workspace {
             cargo.env("CARGO_TARGET_DIR", target);
         }
         cargo
+    }
+
+    /// A program, in the root of the checkout, as a user's own shell would call it: without the variables that cargo
+    /// gave this one.
+    pub(crate) fn program(&self, path: &Path) -> Command {
+        let mut program = Command::new(path);
+        program.current_dir(&self.root);
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(is_cargos_own) {
+                program.env_remove(&name);
+            }
+        }
+        program
     }
 
     /// `cargo metadata` without dependencies, as JSON.
