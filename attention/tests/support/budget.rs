@@ -1,0 +1,107 @@
+//! The judgement: at most twice the error of plain attention in the same precision, plus the output's own rounding.
+//!
+//! Gradients by q and k are differences. Where they cancel to nothing, plain arithmetic may hit zero by luck; their floor
+//! therefore knows the size of what cancels, at float32 rounding whatever the element type.
+
+use attention::DType;
+use ndarray::Array4;
+
+/// An accepted answer: its error, and what it might have been.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Accepted {
+    /// Largest difference from the reference.
+    pub(crate) error: f64,
+    /// Twice the plain error.
+    pub(crate) allowed_by_plain: f64,
+    /// Rounding of the largest reference element, and of what cancels.
+    pub(crate) floor: f64,
+}
+
+impl Accepted {
+    /// Part of the budget that was used.
+    pub(crate) fn used(&self) -> f64 {
+        if self.error == 0.0 { 0.0 } else { self.error / (self.allowed_by_plain + self.floor) }
+    }
+
+    /// Which of the two bounds the budget mainly is.
+    pub(crate) fn bound(&self) -> &'static str {
+        if self.allowed_by_plain >= self.floor { "plain" } else { "floor" }
+    }
+}
+
+/// Judges `got` by the reference `exact` and the plain answer `plain`. Written so that NaN anywhere is a refusal.
+pub(crate) fn judge(
+    dtype: DType,
+    exact: &Array4<f64>,
+    plain: &Array4<f64>,
+    got: &Array4<f64>,
+) -> Result<Accepted, String> {
+    judge_difference(dtype, exact, plain, got, 0.0)
+}
+
+/// As [`judge`], for values that come of terms as large as `cancelling`.
+pub(crate) fn judge_difference(
+    dtype: DType,
+    exact: &Array4<f64>,
+    plain: &Array4<f64>,
+    got: &Array4<f64>,
+    cancelling: f64,
+) -> Result<Accepted, String> {
+    if got.dim() != exact.dim() {
+        return Err(format!("shape {:?} instead of {:?}", got.dim(), exact.dim()));
+    }
+    if let Some((index, value)) = got.indexed_iter().find(|(_, value)| !value.is_finite()) {
+        return Err(format!("{value} at {index:?}"));
+    }
+    let (worst, error) = largest_difference(exact, got);
+    let (_, plain_error) = largest_difference(exact, plain);
+    let largest = exact.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+    let floor = 2.0 * (dtype.unit_roundoff() * largest + DType::F32.unit_roundoff() * cancelling);
+    let accepted = Accepted { error, allowed_by_plain: 2.0 * plain_error, floor };
+    if accepted.used() <= 1.0 {
+        return Ok(accepted);
+    }
+    let (wanted, found, limit) = (exact[worst], got[worst], accepted.allowed_by_plain + accepted.floor);
+    let bound = accepted.bound();
+    Err(format!("{dtype} at {worst:?}: {found} instead of {wanted}, off by {error:.3e}, allowed {limit:.3e} ({bound})"))
+}
+
+/// Where two finite arrays differ most, and by how much.
+fn largest_difference(a: &Array4<f64>, b: &Array4<f64>) -> ((usize, usize, usize, usize), f64) {
+    let differences = a.indexed_iter().zip(b).map(|((index, x), y)| (index, (x - y).abs()));
+    differences.max_by(|x, y| x.1.total_cmp(&y.1)).expect("tensors of a problem are not empty")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(values: [f64; 2]) -> Array4<f64> {
+        Array4::from_shape_vec([1, 1, 1, 2], values.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn twice_the_plain_error_is_accepted_and_more_is_not() {
+        let (exact, plain) = (array([1.0, 0.5]), array([1.01, 0.5]));
+        assert!(judge(DType::F32, &exact, &plain, &array([1.0, 0.52])).is_ok());
+        let refusal = judge(DType::F32, &exact, &plain, &array([1.0, 0.521])).unwrap_err();
+        assert!(refusal.contains("(0, 0, 0, 1)") && refusal.contains("plain"), "{refusal}");
+    }
+
+    #[test]
+    fn the_floor_is_the_rounding_of_the_type() {
+        let exact = array([1.0, 0.5]);
+        let near = array([1.0 + 1e-3, 0.5]);
+        assert!(judge(DType::BF16, &exact, &exact, &near).is_ok());
+        assert!(judge(DType::F32, &exact, &exact, &near).is_err());
+    }
+
+    #[test]
+    fn nan_and_infinity_are_refused_whatever_the_budget() {
+        let (exact, plain) = (array([1.0, 0.5]), array([9.0, 9.0]));
+        for bad in [f64::NAN, f64::INFINITY] {
+            assert!(judge(DType::F32, &exact, &plain, &array([bad, 0.5])).is_err());
+            assert!(judge(DType::F32, &exact, &plain, &array([0.5, bad])).is_err());
+        }
+    }
+}
