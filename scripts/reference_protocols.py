@@ -19,6 +19,7 @@ A perplexity is exp of an average NLL in nats, and infinity never arises: window
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ CASES = [
 MODEL = {
     "vocabulary": VOCAB,
     "bos": BOS,
-    "nll": "((31 t + 17 c) mod 101) / 50 + 0.5 / c, for token id t with c >= 1 tokens before it in the window, bos included",
+    "nll": "((31 t + 17 c) mod 101) / 50 + 0.5 / c, for token id t with c >= 1 tokens before it in the window, "
+    "bos included",
     "nll_length_dependent": "the same plus n / 200, where n is the number of tokens in the window, bos included",
 }
 
@@ -106,7 +108,7 @@ def documents():
 
 
 def case(protocol, length, stride, bos, length_dependent, keep_short):
-    texts = [sum(documents(), [])] if protocol == "P3" else documents()
+    texts = [list(chain(*documents()))] if protocol == "P3" else documents()
     room = length - 1 if bos else length
     rows = []
     for number, text in enumerate(texts):

@@ -7,7 +7,7 @@ The package (Apache-2.0) carries SmolLM2-135M-Instruct as a quantised GGUF: 30 l
 over 3 key heads, tied embeddings, context 8192, base 100000. The weights are dequantised, the rows of the query and
 key matrices put back into half-split order, and tokenizer.json is rebuilt from the vocabulary and merges. Needs 0.6 GB
 of disk in float32; nothing here is meant to be committed. --check compares logits, and ids of a few texts, with what
-transformers reads from the GGUF itself, and needs `pip install gguf`.
+transformers reads from the GGUF itself, and needs `pip install gguf accelerate`.
 """
 
 import argparse
@@ -158,16 +158,17 @@ def check(path, folder, dtype):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     text = "The pass key is 68493. Remember it. 68493 is the pass key.\nWhat is the pass key?  The pass key is"
-    ours, theirs = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    gguf = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    ours, theirs = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(**gguf)
     ids, other = ours(text)["input_ids"], theirs(text)["input_ids"]
-    print(f"ids: {len(ids)} here, {len(other)} by transformers' GGUF converter, {'equal' if ids == other else 'different'}")
+    print(f"ids: {len(ids)} here, {len(other)} from the GGUF, {'equal' if ids == other else 'different'}")
     with torch.no_grad():
         batch = torch.tensor([ids])
         read = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(batch).logits
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(**gguf, dtype=torch.float32)
         difference = (model(batch).logits - read).abs().max().item()
     limit = 1e-3 if dtype == "float32" else 2.0
-    print(f"logits: largest difference {difference:.3e}, limit {limit:g}; next token {ours.decode([int(read[0, -1].argmax())])!r}")
+    print(f"logits: largest difference {difference:.3e}, limit {limit:g}")
     return 0 if ids == other and difference <= limit else 1
 
 

@@ -138,9 +138,10 @@ def check_tokenizer(report, folder):
     for text in TEXTS:
         ids = shipped.encode(text, add_special_tokens=False).ids
         back = shipped.decode(ids, skip_special_tokens=False)
-        report.check(back == text, "tokenizer gives text back", repr(text) if back == text else f"{text!r} as {back!r}")
+        report.check(back == text, "tokenizer gives text back", f"{text!r}, back as {back!r}")
         other = loaded.encode(text, add_special_tokens=False)
-        report.check(other == ids, "transformers reads the same ids", f"{len(ids)} ids" if other == ids else (ids, other))
+        detail = f"{len(ids)} ids" if other == ids else f"{ids} in tokenizer.json, {other} in transformers"
+        report.check(other == ids, "transformers reads the same ids", detail)
 
 
 def bowline_score(arguments, tokens):

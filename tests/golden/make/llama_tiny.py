@@ -144,10 +144,9 @@ def link_weights(home, shape_name):
 
 def load(home, **overrides):
     config = LlamaConfig.from_pretrained(home, **overrides)
-    model = LlamaForCausalLM.from_pretrained(
+    model, info = LlamaForCausalLM.from_pretrained(
         home, config=config, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
     )
-    model, info = model
     wrong = {key: value for key, value in info.items() if value}
     if wrong:
         raise SystemExit(f"{home.name}: loading left {wrong}")
