@@ -167,7 +167,7 @@ def check(path, folder, dtype):
         read = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(batch).logits
         model = AutoModelForCausalLM.from_pretrained(**gguf, dtype=torch.float32)
         difference = (model(batch).logits - read).abs().max().item()
-    limit = 1e-3 if dtype == "float32" else 2.0
+    limit = 1e-3 if dtype == "float32" else 0.5
     print(f"logits: largest difference {difference:.3e}, limit {limit:g}")
     return 0 if ids == other and difference <= limit else 1
 
