@@ -1,0 +1,4 @@
+//! From folders of text to batches of tokens.
+
+pub mod bpe;
+pub mod rng;
