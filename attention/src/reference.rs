@@ -92,11 +92,11 @@ pub fn backward(
         let row = Row::new(problem, place, q_i, keys);
         let d_weights: Vec<f64> = values.rows().into_iter().map(|v_j| do_i.dot(&v_j)).collect();
         let d_i: f64 = row.weights.iter().zip(&d_weights).map(|(weight, d_weight)| weight * d_weight).sum();
-        for key in 0..shape.key_len {
-            let d_score = row.weights[key] * (d_weights[key] - d_i) * row.bends[key] * problem.scale();
+        for (key, (&weight, d_weight)) in row.weights.iter().zip(&d_weights).enumerate() {
+            let d_score = weight * (d_weight - d_i) * row.bends[key] * problem.scale();
             grads.q.slice_mut(s![batch, head, query, ..]).scaled_add(d_score, &keys.row(key));
             grads.k.slice_mut(s![batch, key_head, key, ..]).scaled_add(d_score, &q_i);
-            grads.v.slice_mut(s![batch, key_head, key, ..]).scaled_add(row.weights[key], &do_i);
+            grads.v.slice_mut(s![batch, key_head, key, ..]).scaled_add(weight, &do_i);
         }
     }
     Ok(grads)

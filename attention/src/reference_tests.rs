@@ -202,7 +202,7 @@ proptest! {
             prop_assert!((l + r - 1.0).abs() < 1e-12);
             let row = s![batch, head, query, ..];
             let merged = &left.output.slice(row) * l + &right.output.slice(row) * r;
-            prop_assert!(distance(&merged, &whole.output.slice(row)) < 1e-12);
+            prop_assert!(distance(&merged, whole.output.slice(row)) < 1e-12);
         }
     }
 

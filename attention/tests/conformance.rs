@@ -3,7 +3,7 @@
 use attention::{Backend, reference};
 use ndarray::Array4;
 
-use crate::support::budget::judge;
+use crate::support::budget::{Budget, judge};
 use crate::support::cases::{Case, Inputs, table};
 use crate::support::plain::{self, Rounding};
 use crate::support::runners::run;
@@ -22,7 +22,7 @@ impl Tally {
     fn add(&mut self, backend: Backend, case: &Case, inputs: &Inputs, exact: &Array4<f64>, plain: &Array4<f64>) {
         match run(backend, case, inputs) {
             Err(unsupported) => self.declined.push(format!("{}: {unsupported}", case.describe())),
-            Ok(got) => match judge(case.dtype, exact, plain, &got) {
+            Ok(got) => match judge(case.dtype, Budget::RULE, exact, plain, &got) {
                 Err(reason) => self.refused.push(format!("{}: {reason}", case.describe())),
                 Ok(accepted) => {
                     self.accepted += 1;

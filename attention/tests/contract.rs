@@ -7,6 +7,9 @@
 //!
 //! `support` holds the table, the inputs, the judgement and the plain attention that sets the budget.
 
+// Everything here is a test, helpers included.
+#![allow(clippy::unwrap_used)]
+
 mod conformance;
 mod gradients;
 mod mutants;

@@ -3,7 +3,7 @@
 use attention::reference;
 use ndarray::Array4;
 
-use crate::support::budget::judge;
+use crate::support::budget::{Budget, judge};
 use crate::support::cases::{Case, table};
 use crate::support::plain::{self, Bug, Rounding};
 
@@ -19,7 +19,7 @@ fn every_mutant_is_rejected_by_some_case() {
         let inputs = case.inputs();
         let exact = reference::forward(&case.problem, inputs.q.view(), inputs.k.view(), inputs.v.view()).unwrap();
         let plain = plain::forward(&case.problem, &inputs, Rounding(case.dtype), None);
-        let judged = |got: &Array4<f64>| judge(case.dtype, &exact.output, &plain, got);
+        let judged = |got: &Array4<f64>| judge(case.dtype, Budget::RULE, &exact.output, &plain, got);
         judged(&plain).unwrap_or_else(|reason| panic!("without a bug, {}: {reason}", case.describe()));
         for (bug, rejected) in Bug::ALL.iter().zip(&mut rejections) {
             let mutant = plain::forward(&case.problem, &inputs, Rounding(case.dtype), Some(*bug));

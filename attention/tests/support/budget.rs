@@ -11,7 +11,7 @@ use ndarray::Array4;
 pub(crate) struct Accepted {
     /// Largest difference from the reference.
     pub(crate) error: f64,
-    /// Twice the plain error.
+    /// The multiple of the plain error.
     pub(crate) allowed_by_plain: f64,
     /// Rounding of the largest reference element, and of what cancels.
     pub(crate) floor: f64,
@@ -29,23 +29,35 @@ impl Accepted {
     }
 }
 
+/// What an answer may cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Multiple of the plain error.
+    pub(crate) times_plain: f64,
+    /// Size of the terms that cancel in it, in the unit of the answer.
+    pub(crate) cancelling: f64,
+}
+
+impl Budget {
+    /// The rule.
+    pub(crate) const RULE: Self = Self { times_plain: 2.0, cancelling: 0.0 };
+
+    /// The one exception: libtorch's tiled backward on the CPU in float32, which rebuilds the softmax from its stored
+    /// log-sum-exp, was seen at 4.5 times the plain error where scores are sharp (its forward keeps the rule, and so do
+    /// its 16-bit gradients). Processors differ; hence some room.
+    #[cfg(feature = "torch")]
+    pub(crate) fn libtorch_backward(dtype: DType, cancelling: f64) -> Self {
+        Self { times_plain: if dtype == DType::F32 { 8.0 } else { Self::RULE.times_plain }, cancelling }
+    }
+}
+
 /// Judges `got` by the reference `exact` and the plain answer `plain`. Written so that NaN anywhere is a refusal.
 pub(crate) fn judge(
     dtype: DType,
+    budget: Budget,
     exact: &Array4<f64>,
     plain: &Array4<f64>,
     got: &Array4<f64>,
-) -> Result<Accepted, String> {
-    judge_difference(dtype, exact, plain, got, 0.0)
-}
-
-/// As [`judge`], for values that come of terms as large as `cancelling`.
-pub(crate) fn judge_difference(
-    dtype: DType,
-    exact: &Array4<f64>,
-    plain: &Array4<f64>,
-    got: &Array4<f64>,
-    cancelling: f64,
 ) -> Result<Accepted, String> {
     if got.dim() != exact.dim() {
         return Err(format!("shape {:?} instead of {:?}", got.dim(), exact.dim()));
@@ -56,8 +68,8 @@ pub(crate) fn judge_difference(
     let (worst, error) = largest_difference(exact, got);
     let (_, plain_error) = largest_difference(exact, plain);
     let largest = exact.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
-    let floor = 2.0 * (dtype.unit_roundoff() * largest + DType::F32.unit_roundoff() * cancelling);
-    let accepted = Accepted { error, allowed_by_plain: 2.0 * plain_error, floor };
+    let floor = 2.0 * (dtype.unit_roundoff() * largest + DType::F32.unit_roundoff() * budget.cancelling);
+    let accepted = Accepted { error, allowed_by_plain: budget.times_plain * plain_error, floor };
     if accepted.used() <= 1.0 {
         return Ok(accepted);
     }
@@ -83,8 +95,8 @@ mod tests {
     #[test]
     fn twice_the_plain_error_is_accepted_and_more_is_not() {
         let (exact, plain) = (array([1.0, 0.5]), array([1.01, 0.5]));
-        assert!(judge(DType::F32, &exact, &plain, &array([1.0, 0.52])).is_ok());
-        let refusal = judge(DType::F32, &exact, &plain, &array([1.0, 0.521])).unwrap_err();
+        assert!(judge(DType::F32, Budget::RULE, &exact, &plain, &array([1.0, 0.52])).is_ok());
+        let refusal = judge(DType::F32, Budget::RULE, &exact, &plain, &array([1.0, 0.521])).unwrap_err();
         assert!(refusal.contains("(0, 0, 0, 1)") && refusal.contains("plain"), "{refusal}");
     }
 
@@ -92,16 +104,16 @@ mod tests {
     fn the_floor_is_the_rounding_of_the_type() {
         let exact = array([1.0, 0.5]);
         let near = array([1.0 + 1e-3, 0.5]);
-        assert!(judge(DType::BF16, &exact, &exact, &near).is_ok());
-        assert!(judge(DType::F32, &exact, &exact, &near).is_err());
+        assert!(judge(DType::BF16, Budget::RULE, &exact, &exact, &near).is_ok());
+        assert!(judge(DType::F32, Budget::RULE, &exact, &exact, &near).is_err());
     }
 
     #[test]
     fn nan_and_infinity_are_refused_whatever_the_budget() {
         let (exact, plain) = (array([1.0, 0.5]), array([9.0, 9.0]));
         for bad in [f64::NAN, f64::INFINITY] {
-            assert!(judge(DType::F32, &exact, &plain, &array([bad, 0.5])).is_err());
-            assert!(judge(DType::F32, &exact, &plain, &array([0.5, bad])).is_err());
+            assert!(judge(DType::F32, Budget::RULE, &exact, &plain, &array([bad, 0.5])).is_err());
+            assert!(judge(DType::F32, Budget::RULE, &exact, &plain, &array([0.5, bad])).is_err());
         }
     }
 }

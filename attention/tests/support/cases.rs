@@ -139,7 +139,9 @@ fn problem(shape: AttnShape, kind: MaskKind, number: usize) -> AttnProblem {
     let mask = match kind {
         MaskKind::Full => Mask::Full,
         MaskKind::Causal => Mask::Causal { offset },
-        MaskKind::Window => Mask::Window { size: 1 + shape.key_len / 3, sinks: 3 * (number % 2), offset },
+        MaskKind::Window => {
+            Mask::Window { size: 1 + shape.key_len / 3, sinks: 3 * usize::from(!number.is_multiple_of(3)), offset }
+        }
         MaskKind::Documents => {
             let rows = (0..shape.batch).map(|row| documents(shape.key_len, row + number)).collect();
             Mask::Documents { starts: DocumentStarts::new(rows).expect("rising from 0"), offset }

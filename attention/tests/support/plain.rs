@@ -217,6 +217,7 @@ fn weights(scores: &[f32], tile: usize, rounding: Rounding) -> Vec<f32> {
 }
 
 /// Gradients by q, k and v of plain attention, everything between rounded to the element type.
+#[cfg(feature = "torch")]
 pub(crate) fn backward(problem: &AttnProblem, inputs: &Inputs, rounding: Rounding) -> [Array4<f64>; 3] {
     let shape = problem.shape();
     let (q, k, v, d_out) = (single(&inputs.q), single(&inputs.k), single(&inputs.v), single(&inputs.grad_output));
