@@ -1,7 +1,7 @@
 //! Attention problems, an f64 reference, and the backends that are judged against it.
 //!
 //! An [`AttnProblem`] says what is asked: sizes (MHA, GQA, MQA; queries and keys of different lengths), scale, mask, ALiBi,
-//! soft cap. [`reference`] answers every problem in double precision and is never optimised. A [`Backend`], found by name,
+//! soft cap. [`mod@reference`] answers every problem in double precision and is never optimised. A [`Backend`], found by name,
 //! answers the problems that it supports, and declines the others by a typed answer.
 //!
 //! ```

@@ -97,6 +97,7 @@ mod tests {
     #[test]
     fn the_answer_does_not_change_and_agrees_with_libtorch() {
         let first = state();
+        println!("{first}");
         assert_eq!(first, state());
         assert_eq!(first.is_available(), tch::Cuda::is_available(), "{first}");
         assert_eq!(first.devices() > 0, first.is_available());
