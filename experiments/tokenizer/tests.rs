@@ -331,10 +331,10 @@ proptest! {
             }
         }
         let folder = Folder::of(&value);
-        if let Ok(tokenizer) = folder.load(rows) {
-            if let Ok(ids) = tokenizer.encode("hello \u{e9} 12") {
-                prop_assert!(ids.iter().all(|&id| (id as usize) < rows));
-            }
+        if let Ok(tokenizer) = folder.load(rows)
+            && let Ok(ids) = tokenizer.encode("hello \u{e9} 12")
+        {
+            prop_assert!(ids.iter().all(|&id| (id as usize) < rows));
         }
     }
 }

@@ -1,0 +1,185 @@
+//! `bowline bench`: tokens per second of scoring and training.
+
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use eval::LanguageModel;
+use serde::Serialize;
+use tch::Tensor;
+
+use super::options::ModelOptions;
+use super::output::{print, print_json};
+use crate::data::rng::CounterRng;
+use crate::error::Failure;
+use crate::model::{ModelFolder, Pass, PlanTensors};
+use crate::train::{AdamConfig, AdamW, clip_factor, summed_loss};
+
+/// Measures speed on this machine.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Scoring: one causal pass with the likelihood of every token
+    Score(ScoreBench),
+    /// Training: forward, backward and AdamW step of every parameter
+    Train(TrainBench),
+}
+
+#[derive(Debug, Args)]
+struct ScoreBench {
+    /// Folder, Hub id in the cache, or `bundled`
+    model: String,
+    /// Lengths in tokens
+    #[arg(long, value_delimiter = ',', default_value = "256,1024,2048")]
+    lengths: Vec<usize>,
+    /// Timed repeats, after one that is not
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: ModelOptions,
+}
+
+#[derive(Debug, Args)]
+struct TrainBench {
+    /// Folder, Hub id in the cache, or `bundled`
+    model: String,
+    /// Sequences of a step
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 256)]
+    length: usize,
+    /// Timed steps, after two that are not
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    options: ModelOptions,
+}
+
+/// One measurement.
+#[derive(Debug, Serialize)]
+struct Row {
+    case: &'static str,
+    length: usize,
+    batch: usize,
+    tokens_per_second: f64,
+    seconds_median: f64,
+    seconds_least: f64,
+    repeats: usize,
+    threads: i32,
+}
+
+impl Bench {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// When the model cannot be loaded or fails.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.what {
+            What::Score(bench) => bench.run(),
+            What::Train(bench) => bench.run(),
+        }
+    }
+}
+
+impl ScoreBench {
+    fn run(self) -> Result<(), Failure> {
+        let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
+        let reader = model.reader();
+        let mut rows = Vec::new();
+        for &length in &self.lengths {
+            let ids = random_ids(length, model.llama.config.vocab);
+            let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+            let timed = timed(1, self.repeats, || Ok(reader.score(&ids, 1..length).map(|_| ())?))?;
+            rows.push(row("score", length, 1, &timed));
+        }
+        shown(&rows, self.json)
+    }
+}
+
+impl TrainBench {
+    fn run(self) -> Result<(), Failure> {
+        let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
+        for (_, parameter) in model.llama.parameters() {
+            let _ = parameter.set_requires_grad(true);
+        }
+        let config = AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
+        let mut optimizer = AdamW::new(config, model.llama.parameters())?;
+        let plan = PlanTensors::new(&model.encoding().plan(self.length, model.precision)?, model.device());
+        let ids = random_ids(self.batch * (self.length + 1), model.llama.config.vocab);
+        let ids = Tensor::from_slice(&ids).view([self.batch as i64, self.length as i64 + 1]).to_device(model.device());
+        let (inputs, targets) = (ids.narrow(1, 0, self.length as i64), ids.narrow(1, 1, self.length as i64));
+        let tokens = (self.batch * self.length) as f64;
+        let timed = timed(2, self.steps, || {
+            let pass = Pass { plan: &plan, offset: 0, mask: attention::Mask::Causal { offset: 0 } };
+            let loss = summed_loss(&model.llama, &model.llama.hidden(&inputs, &pass, None)?, &targets) / tokens;
+            loss.f_backward()?;
+            let norm = optimizer.gradient_norm();
+            // A rate so small that the weights stay where they are, however long the bench runs.
+            optimizer.step(1e-12, clip_factor(norm, Some(1.0)));
+            Ok(())
+        })?;
+        shown(&[row("train", self.length, self.batch, &timed)], self.json)
+    }
+}
+
+/// Seconds of each timed run, sorted.
+fn timed(warm_up: usize, repeats: usize, mut run: impl FnMut() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
+    if repeats == 0 {
+        return Err(Failure::config("at least 1 repeat is needed"));
+    }
+    let mut seconds = Vec::with_capacity(repeats);
+    for turn in 0..warm_up + repeats {
+        let started = Instant::now();
+        run()?;
+        if turn >= warm_up {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds)
+}
+
+fn row(case: &'static str, length: usize, batch: usize, seconds: &[f64]) -> Row {
+    let median = seconds[seconds.len() / 2];
+    Row {
+        case,
+        length,
+        batch,
+        tokens_per_second: (batch * length) as f64 / median,
+        seconds_median: median,
+        seconds_least: seconds[0],
+        repeats: seconds.len(),
+        threads: tch::get_num_threads(),
+    }
+}
+
+fn shown(rows: &[Row], json: bool) -> Result<(), Failure> {
+    if json {
+        return print_json(&rows);
+    }
+    for row in rows {
+        let Row { case, length, batch, tokens_per_second, seconds_median, threads, .. } = row;
+        print(&format!(
+            "{case}: {batch} x {length} tokens, {tokens_per_second:.0} tokens/s ({:.1} ms, {threads} threads)\n",
+            seconds_median * 1e3
+        ));
+    }
+    Ok(())
+}
+
+fn random_ids(count: usize, vocab: usize) -> Vec<i64> {
+    let rng = CounterRng::new(1).stream("bench");
+    (0..count as u64).map(|i| rng.below(i, vocab as u64) as i64).collect()
+}

@@ -1,0 +1,97 @@
+//! `bowline export`: a run or checkpoint as a model folder for other tools.
+
+use std::path::{Path, PathBuf};
+
+use attention::Backend;
+use clap::Args;
+use rope_scaling::Precision;
+use tch::Device;
+
+use super::output::print;
+use crate::error::{Failure, io_failure};
+use crate::model::{LoadOptions, ModelFolder};
+use crate::train::Store;
+
+/// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A run folder (its newest checkpoint is taken), a checkpoint, or a model folder
+    from: PathBuf,
+    /// Folder to write; it must not exist yet
+    to: PathBuf,
+    /// Largest weight file in megabytes
+    #[arg(long, default_value_t = 5000, value_name = "MB")]
+    shard_mb: u64,
+    /// Element type of the weights [default: as trained]
+    #[arg(long)]
+    dtype: Option<super::options::DtypeName>,
+}
+
+impl Export {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// When nothing is there to export, or the target exists.
+    pub fn run(self) -> Result<(), Failure> {
+        if self.shard_mb == 0 {
+            return Err(Failure::config("--shard-mb 0: at least 1 is needed"));
+        }
+        let source = checkpoint_in(&self.from)?;
+        let kind = self.dtype.map(super::options::DtypeName::kind);
+        let backend = Backend::from_name("libtorch")?;
+        let options = LoadOptions { device: Device::Cpu, kind, backend, precision: Precision::HubCompatible };
+        let model = ModelFolder::load(&source.to_string_lossy(), options)?;
+        let pending = crate::atomic::PendingFolder::create(&self.to)
+            .map_err(|error| io_failure("make", &self.to, &error))?;
+        model.write_sharded(pending.path(), self.shard_mb << 20)?;
+        let card = pending.path().join("README.md");
+        std::fs::write(&card, model_card(&model, &self.from)).map_err(|error| io_failure("write", &card, &error))?;
+        pending.commit().map_err(|error| io_failure("finish", &self.to, &error))?;
+        print(&format!("{}\n", self.to.display()));
+        Ok(())
+    }
+}
+
+/// The folder itself if it is a model, else the newest checkpoint of the run in it.
+///
+/// # Errors
+///
+/// When there is neither.
+pub fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
+    if path.join("config.json").is_file() {
+        return Ok(path.to_owned());
+    }
+    Store::new(path.join("checkpoints"), 1).newest().ok_or_else(|| {
+        Failure::data(format!(
+            "{}: neither a model folder (no config.json) nor a run with a complete checkpoint under checkpoints/",
+            path.display()
+        ))
+    })
+}
+
+/// A card that says what the model is and how its positions are encoded, with the Hub's front matter.
+fn model_card(model: &ModelFolder, from: &Path) -> String {
+    let config = &model.llama.config;
+    let summary = rope_scaling::describe(&config.positions, None);
+    let name = from.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
+    let parameters: Vec<String> =
+        summary.parameters.iter().map(|(name, value)| format!("| {name} | {value} |")).collect();
+    format!(
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- llama\n- long-context\n---\n\n\
+         # {name}\n\n\
+         A LLaMA-architecture model of {:.1} M parameters with a context of {} tokens.\n\n\
+         ## Position encoding\n\n\
+         | field | value |\n|---|---|\n| scheme | {} |\n{}\n| max_position_embeddings | {} |\n\n\
+         `config.json` states it in both spellings: `rope_scaling` with `rope_theta` (transformers 4) and \
+         `rope_parameters` (transformers 5).\n\n\
+         Written by Bowline {}. If the weights derive from Llama 2, its licence and the notice \"Built with Llama 2\" \
+         apply to them.\n",
+        config.parameter_count() as f64 / 1e6,
+        config.positions.max_position_embeddings,
+        summary.scheme,
+        parameters.join("\n"),
+        config.positions.max_position_embeddings,
+        env!("CARGO_PKG_VERSION"),
+    )
+}

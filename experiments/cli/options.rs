@@ -1,0 +1,89 @@
+//! Options that several commands share.
+
+use attention::Backend;
+use clap::{Args, ValueEnum};
+use rope_scaling::Precision;
+use tch::Kind;
+
+use crate::error::Failure;
+use crate::model::LoadOptions;
+use crate::runtime::device::device;
+
+/// How a model is loaded and read.
+#[derive(Debug, Clone, Args)]
+pub struct ModelOptions {
+    /// Device: cpu, cuda or cuda:N [default: cuda:0 when there is one]
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Element type of the weights [default: float32 on cpu, the file's elsewhere]
+    #[arg(long)]
+    pub dtype: Option<DtypeName>,
+    /// Attention backend; `bowline doctor` lists them
+    #[arg(long, default_value = "libtorch")]
+    pub backend: String,
+    /// How rotary angles are computed
+    #[arg(long, default_value = "hub")]
+    pub precision: PrecisionName,
+    /// Threads of tensor operations [default: one a core]
+    #[arg(long)]
+    pub threads: Option<u16>,
+}
+
+/// Element types by their names in `config.json`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DtypeName {
+    /// IEEE single precision
+    Float32,
+    /// Brain floating point
+    Bfloat16,
+    /// IEEE half precision
+    Float16,
+}
+
+/// Policies for rotary angles.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PrecisionName {
+    /// float32 phases, as transformers and the checkpoints' training computed them
+    Hub,
+    /// float64 phases, rounded once
+    Exact,
+}
+
+impl DtypeName {
+    /// libtorch's name.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Float32 => Kind::Float,
+            Self::Bfloat16 => Kind::BFloat16,
+            Self::Float16 => Kind::Half,
+        }
+    }
+}
+
+impl ModelOptions {
+    /// Settles device, element type and backend.
+    ///
+    /// # Errors
+    ///
+    /// When the device is not there or the backend is unknown.
+    pub fn load_options(&self) -> Result<LoadOptions, Failure> {
+        let device = device(self.device.as_deref())?;
+        if let Some(threads) = self.threads {
+            if threads == 0 {
+                return Err(Failure::config("--threads 0: at least 1 is needed"));
+            }
+            tch::set_num_threads(i32::from(threads));
+        }
+        let kind = match self.dtype {
+            Some(dtype) => Some(dtype.kind()),
+            // Half precision on a CPU is slow and rarely what is meant.
+            None if device == tch::Device::Cpu => Some(Kind::Float),
+            None => None,
+        };
+        let precision = match self.precision {
+            PrecisionName::Hub => Precision::HubCompatible,
+            PrecisionName::Exact => Precision::Exact,
+        };
+        Ok(LoadOptions { device, kind, backend: Backend::from_name(&self.backend)?, precision })
+    }
+}

@@ -1,0 +1,127 @@
+//! `bowline score`: per-token negative log-likelihood.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use eval::LanguageModel;
+use serde::Serialize;
+
+use super::options::ModelOptions;
+use super::output::{print, write_json};
+use crate::error::{Failure, io_failure};
+use crate::json::{read_capped, read_json};
+use crate::model::ModelFolder;
+
+/// Largest text or token file read, in bytes.
+const INPUT_LIMIT: u64 = 1 << 30;
+
+/// Scores a text or token ids.
+#[derive(Debug, Args)]
+pub struct Score {
+    /// Folder, Hub id in the cache, or `bundled`
+    model: String,
+    /// Text file to score; a beginning-of-text token is put first when the model has one
+    #[arg(long, conflicts_with = "tokens", required_unless_present = "tokens")]
+    text: Option<PathBuf>,
+    /// JSON array of token ids to score, as they are
+    #[arg(long)]
+    tokens: Option<PathBuf>,
+    /// Score only the first N tokens
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Where to write the result; - is standard output
+    #[arg(long, value_name = "OUT")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    options: ModelOptions,
+}
+
+/// The result.
+#[derive(Debug, Serialize)]
+struct Scored {
+    /// Nats for each predicted token, the first being the second of the input.
+    nll: Vec<f64>,
+    /// Tokens of the input.
+    tokens: usize,
+    /// Mean of `nll`.
+    mean_nll: f64,
+    /// `exp(mean_nll)`.
+    perplexity: f64,
+    /// Model as named.
+    model: String,
+    /// Attention backend.
+    backend: String,
+}
+
+impl Score {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// When an input cannot be read, or the model fails.
+    pub fn run(self) -> Result<(), Failure> {
+        let options = self.options.load_options()?;
+        let model = ModelFolder::load(&self.model, options)?;
+        let mut ids = self.ids(&model)?;
+        ids.truncate(self.context.unwrap_or(usize::MAX));
+        if ids.len() < 2 {
+            return Err(Failure::data(format!("at least 2 tokens are needed to score one, got {}", ids.len())));
+        }
+        let scores = model.reader().score(&ids, 1..ids.len())?;
+        let nll: Vec<f64> = scores.iter().map(|score| -f64::from(score.log_prob)).collect();
+        if let Some(place) = nll.iter().position(|x| !x.is_finite()) {
+            return Err(Failure::data(format!("the model gave {} for token {}", nll[place], place + 1)));
+        }
+        let mean_nll = nll.iter().sum::<f64>() / nll.len() as f64;
+        let backend = self.options.backend.clone();
+        let scored =
+            Scored { nll, tokens: ids.len(), mean_nll, perplexity: mean_nll.exp(), model: self.model.clone(), backend };
+        match &self.json {
+            Some(path) => write_json(path, &scored),
+            None => {
+                print(&format!(
+                    "{} tokens, mean NLL {:.4} nats, perplexity {:.3}\n",
+                    scored.tokens, scored.mean_nll, scored.perplexity
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    fn ids(&self, model: &ModelFolder) -> Result<Vec<u32>, Failure> {
+        match (&self.text, &self.tokens) {
+            (Some(path), _) => {
+                let bytes = read_capped(path, INPUT_LIMIT)?;
+                let text = String::from_utf8(bytes)
+                    .map_err(|error| Failure::data(format!("{}: is not UTF-8: {error}", path.display())))?;
+                let ids = model.tokenizer.encode(&text)?;
+                Ok(model.llama.config.bos.into_iter().chain(ids).collect())
+            }
+            (None, Some(path)) => token_ids(path),
+            (None, None) => Err(Failure::config("give --text or --tokens")),
+        }
+    }
+}
+
+/// A JSON array of ids.
+fn token_ids(path: &Path) -> Result<Vec<u32>, Failure> {
+    let value = read_json(path, INPUT_LIMIT)?;
+    let Some(items) = value.as_array() else {
+        return Err(Failure::data(format!("{}: is not a JSON array of token ids", path.display())));
+    };
+    let id = |(place, item): (usize, &serde_json::Value)| {
+        item.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+            Failure::data(format!("{}: item {place} is {item}, not a token id", path.display()))
+        })
+    };
+    items.iter().enumerate().map(id).collect()
+}
+
+/// Reads a whole text file.
+///
+/// # Errors
+///
+/// When it cannot be read or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| io_failure("read", path, &error))
+}

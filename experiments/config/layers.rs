@@ -1,0 +1,153 @@
+//! TOML with settings laid over it, and errors that name the key and the nearest known one.
+
+use serde::de::DeserializeOwned;
+use toml::Value;
+
+use crate::error::Failure;
+
+/// Largest recipe file read, in bytes.
+pub const RECIPE_LIMIT: u64 = 4 << 20;
+
+/// Parses `text`, applies each `a.b=value` of `settings`, and reads the result as a `T`.
+///
+/// # Errors
+///
+/// A sentence with line and key; exit code 2.
+pub fn read<T: DeserializeOwned>(text: &str, settings: &[String]) -> Result<T, Failure> {
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| sentence(&error))?;
+    for setting in settings {
+        apply(&mut table, setting)?;
+    }
+    if settings.is_empty() {
+        // Straight from the text, so that an error carries its line.
+        return toml::from_str(text).map_err(|error| sentence(&error));
+    }
+    table.try_into().map_err(|error| sentence(&error))
+}
+
+/// Sets `a.b=value`; the value is TOML, or else a plain string. `[[stage]]` items are numbered from 0: `stage.0.steps=5`.
+fn apply(table: &mut toml::Table, setting: &str) -> Result<(), Failure> {
+    let Some((path, text)) = setting.split_once('=') else {
+        return Err(Failure::config(format!("--set {setting}: expected KEY=VALUE")));
+    };
+    let value = parsed(text.trim());
+    let keys: Vec<&str> = path.trim().split('.').collect();
+    let Some((last, parents)) = keys.split_last().filter(|_| keys.iter().all(|key| !key.is_empty())) else {
+        return Err(Failure::config(format!("--set {setting}: the key has an empty part")));
+    };
+    let no_such = |key: &str| Failure::config(format!("--set {setting}: {key:?} is not a table or a list with that item"));
+    let mut place: &mut Value = match parents.split_first() {
+        None => {
+            table.insert((*last).to_owned(), value);
+            return Ok(());
+        }
+        Some((first, _)) => table.entry(*first).or_insert_with(|| Value::Table(toml::Table::new())),
+    };
+    for key in &parents[1..] {
+        place = match place {
+            Value::Table(inner) => inner.entry(*key).or_insert_with(|| Value::Table(toml::Table::new())),
+            Value::Array(items) => {
+                key.parse().ok().and_then(|n: usize| items.get_mut(n)).ok_or_else(|| no_such(key))?
+            }
+            _ => return Err(no_such(key)),
+        };
+    }
+    match place {
+        Value::Table(inner) => {
+            inner.insert((*last).to_owned(), value);
+        }
+        Value::Array(items) => {
+            let item = last.parse().ok().and_then(|n: usize| items.get_mut(n)).ok_or_else(|| no_such(last))?;
+            *item = value;
+        }
+        _ => return Err(no_such(last)),
+    }
+    Ok(())
+}
+
+fn parsed(text: &str) -> Value {
+    let line = format!("value = {text}");
+    let table = line.parse::<toml::Table>().ok();
+    table.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+/// One line of what is wrong, and where.
+fn sentence(error: &toml::de::Error) -> Failure {
+    let message = error.message().trim().replace('\n', " ");
+    let hint = suggestion(&message).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    // The long form begins with "TOML parse error at line L, column C".
+    let long = error.to_string();
+    let place = long.lines().next().and_then(|line| line.split_once(" at ")).map(|(_, place)| format!("{place}: "));
+    Failure::config(format!("{}{message}{hint}", place.unwrap_or_default()))
+}
+
+/// The known key nearest to the unknown one, from serde's list of expected keys.
+fn suggestion(message: &str) -> Option<String> {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if !message.starts_with("unknown field") && !message.starts_with("unknown variant") {
+        return None;
+    }
+    let wrong = quoted.next()?;
+    quoted.map(|known| (distance(wrong, known), known)).filter(|(d, known)| *d <= known.len().max(4) / 2).min().map(|(_, known)| known.to_owned())
+}
+
+/// Edit distance (Levenshtein).
+pub fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let substituted = corner + usize::from(ca != *cb);
+            corner = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        rate: f64,
+        #[serde(default)]
+        stage: Vec<Inner>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        steps: u64,
+    }
+
+    #[test]
+    fn a_setting_replaces_a_value_and_reaches_into_lists() {
+        let text = "rate = 1.0\n[[stage]]\nsteps = 3\n";
+        let sample: Sample = read(text, &["rate=0.5".into(), "stage.0.steps=9".into()]).unwrap();
+        assert_eq!((sample.rate, sample.stage[0].steps), (0.5, 9));
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+        let error = read::<Sample>("rate = 1.0\nstge = 2\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("stge") && error.contains("did you mean `stage`"), "{error}");
+    }
+
+    #[test]
+    fn a_setting_without_value_or_place_is_refused() {
+        for setting in ["rate", "=1", "rate.x=1", "stage.4.steps=1"] {
+            let error = read::<Sample>("rate = 1.0\n", &[setting.to_owned()]).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{setting}");
+        }
+    }
+
+    #[test]
+    fn edit_distance_counts_edits() {
+        assert_eq!((distance("yarn", "yarn"), distance("yran", "yarn"), distance("", "abc")), (0, 2, 3));
+    }
+}

@@ -1,0 +1,356 @@
+//! A training recipe: everything that decides what a run does, in one TOML file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::layers;
+use crate::error::Failure;
+use crate::train::{AdamConfig, Decay};
+
+/// One training run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the run; also of its folder under `runs/`.
+    pub name: String,
+    /// What the recipe shows, in a sentence or two.
+    #[serde(default)]
+    pub description: String,
+    /// Seed of initial weights, data order and synthetic text.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// The model to start from.
+    pub model: ModelSource,
+    /// How its position encoding is changed; absent: not at all.
+    #[serde(default)]
+    pub positions: Option<PositionChange>,
+    /// Where text comes from.
+    #[serde(rename = "source")]
+    pub sources: Vec<Source>,
+    /// Optimizer and learning rate.
+    pub optimizer: Optimizer,
+    /// Stages, run one after another; each has its own length (as in BTLM's variable sequence length).
+    #[serde(rename = "stage")]
+    pub stages: Vec<Stage>,
+    /// When to save.
+    #[serde(default)]
+    pub checkpoint: CheckpointPolicy,
+    /// Documents that training text must not overlap with, by path.
+    #[serde(default)]
+    pub held_out: Vec<String>,
+}
+
+/// Where the weights come from: exactly one of `from` and `new`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSource {
+    /// A folder, a Hub id in the cache, or `bundled`.
+    #[serde(default)]
+    pub from: Option<String>,
+    /// The shape of a new model with random weights.
+    #[serde(default)]
+    pub new: Option<NewModel>,
+    /// Tokenizer of a new model: a folder or file, or `bundled`.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
+    /// Element type of weights and activations.
+    #[serde(default)]
+    pub dtype: Dtype,
+}
+
+/// Shape of a new model, in the words of `config.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewModel {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key heads.
+    pub num_key_value_heads: usize,
+    /// Context it is meant for, in tokens.
+    pub max_position_embeddings: usize,
+    /// RoPE base.
+    pub rope_theta: f64,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+}
+
+/// Element type of weights and activations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// IEEE single precision.
+    #[default]
+    Float32,
+    /// Brain floating point; moments stay in float32.
+    Bfloat16,
+}
+
+/// A change of the position encoding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PositionChange {
+    /// `linear`, `ntk`, `dynamic-ntk`, `yarn`, `ntk-by-parts` or `abf`.
+    pub method: String,
+    /// How many times longer the context becomes.
+    #[serde(default)]
+    pub factor: Option<f64>,
+    /// The new base, for `abf`.
+    #[serde(default)]
+    pub base: Option<f64>,
+}
+
+/// A source of training sequences.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Name used in a stage's `mix`.
+    pub name: String,
+    /// What it holds.
+    #[serde(default)]
+    pub kind: SourceKind,
+    /// Files and folders of documents, or `bundled:train`; for `passkey`, the haystack (none: the repeated sentences).
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// Column or field that holds the text.
+    #[serde(default = "text_field")]
+    pub text_field: String,
+    /// Documents shorter than this many tokens are left out.
+    #[serde(default)]
+    pub min_tokens: usize,
+}
+
+/// Kinds of sources.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SourceKind {
+    /// Documents.
+    #[default]
+    Text,
+    /// A random block of tokens, repeated to the length: teaches copying.
+    Repeat,
+    /// Passkey text of our own task, at random depth.
+    Passkey,
+    /// Several keys stated, then asked for.
+    Keys,
+}
+
+/// Optimizer and learning rate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Optimizer {
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Shape after warm-up.
+    #[serde(default = "constant")]
+    pub schedule: Decay,
+    /// Learning rate at the end as a fraction of the peak.
+    #[serde(default)]
+    pub final_fraction: f64,
+    /// Decay of the first moment.
+    #[serde(default = "beta1")]
+    pub beta1: f64,
+    /// Decay of the second moment.
+    #[serde(default = "beta2")]
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    #[serde(default = "epsilon")]
+    pub epsilon: f64,
+    /// Decoupled decay of matrices.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest norm of the gradient; absent: not clipped.
+    #[serde(default)]
+    pub clip_norm: Option<f64>,
+}
+
+impl Optimizer {
+    /// The part that AdamW reads.
+    pub fn adam(&self) -> AdamConfig {
+        AdamConfig {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+        }
+    }
+}
+
+/// A stretch of training at one length.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Sequences of an optimizer step.
+    pub batch: usize,
+    /// Sequences of a forward pass; 0 means all of `batch`. Must divide it.
+    #[serde(default)]
+    pub micro_batch: usize,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Share of each source by name.
+    pub mix: BTreeMap<String, f64>,
+    /// Whether tokens see only their own document in a packed sequence.
+    #[serde(default)]
+    pub document_mask: bool,
+}
+
+impl Stage {
+    /// Sequences of a forward pass.
+    pub fn micro(&self) -> usize {
+        if self.micro_batch == 0 { self.batch } else { self.micro_batch }
+    }
+
+    /// Tokens of an optimizer step.
+    pub fn step_tokens(&self) -> u64 {
+        self.length as u64 * self.batch as u64
+    }
+}
+
+/// When checkpoints are written and how many are kept.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointPolicy {
+    /// Steps between checkpoints; 0: only at the end and when interrupted.
+    pub every: u64,
+    /// Complete checkpoints kept; at least 1.
+    pub keep: usize,
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> Self {
+        Self { every: 0, keep: 2 }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe and checks it.
+    ///
+    /// # Errors
+    ///
+    /// The place and what is wrong there; for an unknown key, the nearest known one.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        Self::layered(text, &[])
+    }
+
+    /// Reads a recipe with `--set a.b=c` applied.
+    ///
+    /// # Errors
+    ///
+    /// As [`Recipe::parse`]; and for a setting that is not of the form `key=value`.
+    pub fn layered(text: &str, settings: &[String]) -> Result<Self, Failure> {
+        let recipe: Self = layers::read(text, settings)?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    /// Optimizer steps of all stages.
+    pub fn steps(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.steps).sum()
+    }
+
+    /// Tokens of all stages.
+    pub fn tokens(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.steps * stage.step_tokens()).sum()
+    }
+
+    /// Length of the longest stage.
+    pub fn longest(&self) -> usize {
+        self.stages.iter().map(|stage| stage.length).max().unwrap_or(0)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let mut findings = Vec::new();
+        let mut expect = |holds: bool, finding: String| {
+            if !holds {
+                findings.push(finding);
+            }
+        };
+        let plain_name = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        expect(plain_name && !self.name.starts_with('.'), format!("name: letters, digits, - _ . only, is {:?}", self.name));
+        let starts = usize::from(self.model.from.is_some()) + usize::from(self.model.new.is_some());
+        expect(starts == 1, format!("model: give exactly one of `from` and `new`, {starts} given"));
+        expect(self.model.new.is_none() || self.model.tokenizer.is_some(), "model.tokenizer: a new model needs one".into());
+        self.check_optimizer(&mut expect);
+        self.check_sources(&mut expect);
+        self.check_stages(&mut expect);
+        expect(self.checkpoint.keep >= 1, "checkpoint.keep: must be at least 1, is 0".into());
+        match findings.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::config(findings.join("\n"))),
+        }
+    }
+
+    fn check_optimizer(&self, expect: &mut impl FnMut(bool, String)) {
+        let o = &self.optimizer;
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        let fraction = |x: f64| (0.0..1.0).contains(&x);
+        let at = |field: &str, rule: &str, value: f64| format!("optimizer.{field}: must be {rule}, is {value}");
+        expect(positive(o.learning_rate), at("learning_rate", "a positive number", o.learning_rate));
+        expect((0.0..=1.0).contains(&o.final_fraction), at("final_fraction", "from 0 to 1", o.final_fraction));
+        expect(fraction(o.beta1), at("beta1", "from 0 to below 1", o.beta1));
+        expect(fraction(o.beta2), at("beta2", "from 0 to below 1", o.beta2));
+        expect(positive(o.epsilon), at("epsilon", "a positive number", o.epsilon));
+        expect(o.weight_decay.is_finite() && o.weight_decay >= 0.0, at("weight_decay", "at least 0", o.weight_decay));
+        if let Some(clip) = o.clip_norm {
+            expect(positive(clip), at("clip_norm", "a positive number", clip));
+        }
+    }
+
+    fn check_sources(&self, expect: &mut impl FnMut(bool, String)) {
+        expect(!self.sources.is_empty(), "source: at least one [[source]] is needed".into());
+        for (index, source) in self.sources.iter().enumerate() {
+            let repeated = self.sources[..index].iter().any(|other| other.name == source.name);
+            expect(!repeated, format!("source.{}: two sources have this name", source.name));
+            let needs_paths = source.kind == SourceKind::Text;
+            expect(!needs_paths || !source.paths.is_empty(), format!("source.{}.paths: is empty", source.name));
+        }
+    }
+
+    fn check_stages(&self, expect: &mut impl FnMut(bool, String)) {
+        expect(!self.stages.is_empty(), "stage: at least one [[stage]] is needed".into());
+        for (index, stage) in self.stages.iter().enumerate() {
+            let at = |field: &str, what: &str| format!("stage {}.{field}: {what}", index + 1);
+            expect(stage.length >= 2, at("length", &format!("must be at least 2 tokens, is {}", stage.length)));
+            expect(stage.batch >= 1, at("batch", "must be at least 1, is 0"));
+            expect(stage.steps >= 1, at("steps", "must be at least 1, is 0"));
+            let micro = stage.micro().max(1);
+            expect(stage.batch % micro == 0, at("micro_batch", &format!("{micro} does not divide batch {}", stage.batch)));
+            expect(!stage.mix.is_empty(), at("mix", "names no source"));
+            for (name, &weight) in &stage.mix {
+                let known = self.sources.iter().any(|source| source.name == *name);
+                expect(known, at("mix", &format!("{name:?} is not the name of a [[source]]")));
+                expect(weight.is_finite() && weight > 0.0, at("mix", &format!("{name} must be positive, is {weight}")));
+            }
+        }
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+fn text_field() -> String {
+    "text".to_owned()
+}
+fn constant() -> Decay {
+    Decay::Constant
+}
+fn beta1() -> f64 {
+    0.9
+}
+fn beta2() -> f64 {
+    0.95
+}
+fn epsilon() -> f64 {
+    1e-8
+}

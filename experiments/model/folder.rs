@@ -1,0 +1,213 @@
+//! A model folder: config, weights and tokenizer, read and written.
+
+use std::path::{Path, PathBuf};
+
+use attention::Backend;
+use rope_scaling::{PositionEncoding, Precision};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::config::ModelConfig;
+use super::language_model::Reader;
+use super::llama::Llama;
+use super::weights::{Checkpoint, Dtype, MAX_SHARD_BYTES, write_sharded};
+use crate::error::{Failure, io_failure};
+use crate::hub;
+use crate::json::read_json;
+use crate::tokenizer::Tokenizer;
+
+/// Largest config file read, in bytes.
+const CONFIG_LIMIT: u64 = 16 << 20;
+/// Tokenizer files that go with a model.
+const TOKENIZER_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+];
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy)]
+pub struct LoadOptions {
+    /// Where it lives.
+    pub device: Device,
+    /// Element type; none keeps the file's.
+    pub kind: Option<Kind>,
+    /// Attention backend.
+    pub backend: Backend,
+    /// How angles are computed.
+    pub precision: Precision,
+}
+
+/// A loaded model and where it came from.
+#[derive(Debug)]
+pub struct ModelFolder {
+    /// As the user named it.
+    pub id: String,
+    /// The folder.
+    pub dir: PathBuf,
+    /// The model.
+    pub llama: Llama,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// How angles are computed.
+    pub precision: Precision,
+}
+
+/// Reads and checks the config of a model folder.
+///
+/// # Errors
+///
+/// Every finding with the file's name.
+pub fn read_config(dir: &Path) -> Result<ModelConfig, Failure> {
+    let path = dir.join("config.json");
+    let value = read_json(&path, CONFIG_LIMIT)?;
+    ModelConfig::from_hf(&value).map_err(|failure| failure.within_lines(&path.display().to_string()))
+}
+
+impl ModelFolder {
+    /// Loads `model`: a folder, a Hub id in the cache, or `bundled`.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that names the file, the field and the value.
+    pub fn load(model: &str, options: LoadOptions) -> Result<Self, Failure> {
+        let files = hub::resolve(model)?;
+        let config = read_config(&files.dir)?;
+        let tokenizer = Tokenizer::from_file(&files.tokenizer(), config.vocab)?;
+        let checkpoint = Checkpoint::open(&files.dir)?;
+        let kind = match options.kind {
+            Some(kind) => kind,
+            None => super::load::kind_of(checkpoint.tensor("model.embed_tokens.weight")?.dtype),
+        };
+        let llama = Llama::load(&checkpoint, config, options.backend, kind, options.device)?;
+        Ok(Self { id: model.to_owned(), dir: files.dir, llama, tokenizer, precision: options.precision })
+    }
+
+    /// The device.
+    pub fn device(&self) -> Device {
+        self.llama.embedding.device()
+    }
+
+    /// The element type.
+    pub fn kind(&self) -> Kind {
+        self.llama.embedding.kind()
+    }
+
+    /// The position encoding that its config declares.
+    pub fn encoding(&self) -> PositionEncoding {
+        self.llama.config.encoding()
+    }
+
+    /// The model under its own position encoding.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.llama, self.encoding(), self.precision)
+    }
+
+    /// Copies the weights of another checkpoint of the same shape into this model.
+    ///
+    /// # Errors
+    ///
+    /// When names or shapes differ.
+    pub fn reload(&self, dir: &Path) -> Result<(), Failure> {
+        let checkpoint = Checkpoint::open(dir)?;
+        checkpoint.check(&self.llama.config.expected_tensors(), |_| false)?;
+        no_grad(|| {
+            self.llama.parameters().into_iter().try_for_each(|(name, parameter)| {
+                let view = checkpoint.tensor(&name)?;
+                let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
+                let stored = Tensor::f_from_data_size(view.data, &shape, super::load::kind_of(view.dtype))?;
+                parameter.shallow_clone().f_copy_(&stored)?;
+                Ok(())
+            })
+        })
+    }
+
+    /// Writes config, weights, generation config and tokenizer into `dir`.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), Failure> {
+        self.write_sharded(dir, MAX_SHARD_BYTES)
+    }
+
+    /// As [`ModelFolder::write`], with weight files of at most `shard_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be written.
+    pub fn write_sharded(&self, dir: &Path, shard_bytes: u64) -> Result<(), Failure> {
+        let config = &self.llama.config;
+        write_json(&dir.join("config.json"), &config.to_hf(crate::runtime::device::kind_name(self.kind())))?;
+        let generation = json!({
+            "bos_token_id": config.bos,
+            "eos_token_id": config.raw.get("eos_token_id").cloned().unwrap_or(Value::Null),
+            "max_length": config.positions.max_position_embeddings,
+        });
+        write_json(&dir.join("generation_config.json"), &generation)?;
+        write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?;
+        let beside = self.tokenizer.path().parent().unwrap_or(Path::new("."));
+        TOKENIZER_FILES.iter().filter(|name| beside.join(name).is_file()).try_for_each(|name| {
+            let target = dir.join(name);
+            std::fs::copy(beside.join(name), &target).map(|_| ()).map_err(|error| io_failure("write", &target, &error))
+        })
+    }
+}
+
+/// Writes tensors into `model.safetensors` of `dir`.
+///
+/// # Errors
+///
+/// When a file cannot be written, or a tensor has a type that the format lacks.
+pub fn write_tensors<'a>(dir: &Path, tensors: impl Iterator<Item = (String, &'a Tensor)>) -> Result<(), Failure> {
+    write_tensors_sharded(dir, tensors, MAX_SHARD_BYTES)
+}
+
+fn write_tensors_sharded<'a>(
+    dir: &Path,
+    tensors: impl Iterator<Item = (String, &'a Tensor)>,
+    shard_bytes: u64,
+) -> Result<(), Failure> {
+    let mut refused = None;
+    let stored = tensors.map_while(|(name, tensor)| match bytes_of(tensor) {
+        Ok((dtype, shape, bytes)) => Some((name, dtype, shape, bytes)),
+        Err(failure) => {
+            refused = Some(failure.within(name));
+            None
+        }
+    });
+    write_sharded(dir, stored, shard_bytes)?;
+    refused.map_or(Ok(()), Err)
+}
+
+/// Element type, shape and little-endian bytes.
+fn bytes_of(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>), Failure> {
+    let dtype = match tensor.kind() {
+        Kind::Float => Dtype::F32,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::BF16,
+        kind => return Err(Failure::data(format!("cannot be stored as {kind:?}"))),
+    };
+    let host = tensor.detach().to_device(Device::Cpu).contiguous();
+    let mut bytes = vec![0; host.numel() * dtype.size()];
+    host.f_copy_data_u8(&mut bytes, host.numel())?;
+    Ok((dtype, host.size().iter().map(|&n| n as usize).collect(), bytes))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::data(error.to_string()))?;
+    crate::atomic::write_bytes(path, format!("{text}\n").as_bytes()).map_err(|error| io_failure("write", path, &error))
+}
+
+impl eval::TextCodec for Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, eval::ModelError> {
+        Self::encode(self, text).map_err(|error| eval::ModelError(error.to_string()))
+    }
+
+    fn decode(&self, tokens: &[u32]) -> Result<String, eval::ModelError> {
+        Self::decode(self, tokens).map_err(|error| eval::ModelError(error.to_string()))
+    }
+}

@@ -1,0 +1,251 @@
+//! [`Llama`] as the evaluator's [`LanguageModel`].
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use attention::Mask;
+use eval::{LanguageModel, ModelError, Prefix, TokenScore};
+use rope_scaling::{PositionEncoding, Precision};
+use tch::{Kind, Tensor, no_grad};
+
+use super::kv_cache::KvCache;
+use super::llama::{Llama, Pass};
+use super::positions::PlanTensors;
+use crate::error::Failure;
+
+/// Scored positions that go through the output head at once: bounds the logits at this many rows.
+const HEAD_ROWS: i64 = 1024;
+
+/// A model with the position encoding under which it is read.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    model: &'a Llama,
+    encoding: PositionEncoding,
+    precision: Precision,
+    plan: RefCell<Option<PlanTensors>>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `model` under `encoding`.
+    pub fn new(model: &'a Llama, encoding: PositionEncoding, precision: Precision) -> Self {
+        Self { model, encoding, precision, plan: RefCell::new(None) }
+    }
+
+    /// Tensors of the plan for `length`, made once per length, or once for the longest when lengths do not matter.
+    fn with_plan<T>(&self, length: usize, run: impl FnOnce(&PlanTensors) -> Result<T, Failure>) -> Result<T, Failure> {
+        let fits = |plan: &PlanTensors| match self.encoding.depends_on_length() {
+            true => plan.length() == length,
+            false => plan.length() >= length,
+        };
+        if !self.plan.borrow().as_ref().is_some_and(fits) {
+            let plan = self.encoding.plan(length, self.precision)?;
+            *self.plan.borrow_mut() = Some(PlanTensors::new(&plan, self.model.embedding.device()));
+        }
+        match self.plan.borrow().as_ref() {
+            Some(plan) => run(plan),
+            None => Err(Failure::config("no position plan was made")),
+        }
+    }
+
+    fn check_ids(&self, tokens: &[u32]) -> Result<(), Failure> {
+        match tokens.iter().find(|&&id| id as usize >= self.model.config.vocab) {
+            Some(id) => {
+                Err(Failure::data(format!("token id {id} is outside the vocabulary of {}", self.model.config.vocab)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn tensor(&self, tokens: &[u32]) -> Tensor {
+        let ids: Vec<i64> = tokens.iter().map(|&id| i64::from(id)).collect();
+        Tensor::from_slice(&ids).unsqueeze(0).to_device(self.model.embedding.device())
+    }
+
+    /// Hidden states `[length, hidden]` of `tokens` read after what `cache` holds.
+    fn read(&self, tokens: &[u32], total: usize, cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
+        self.check_ids(tokens)?;
+        let offset = cache.as_ref().map_or(0, |cache| cache.len());
+        self.with_plan(total, |plan| {
+            let pass = Pass { plan, offset: offset as i64, mask: Mask::Causal { offset: offset as i64 } };
+            Ok(self.model.hidden(&self.tensor(tokens), &pass, cache)?.squeeze_dim(0))
+        })
+    }
+
+    /// How `targets` look from `hidden` `[targets, hidden]`.
+    fn scores(&self, hidden: &Tensor, targets: &[u32]) -> Vec<TokenScore> {
+        let rows = hidden.size()[0];
+        let targets = self.tensor(targets).squeeze_dim(0);
+        let mut scores = Vec::with_capacity(rows as usize);
+        for start in (0..rows).step_by(HEAD_ROWS as usize) {
+            let count = HEAD_ROWS.min(rows - start);
+            let logits = self.model.logits(&hidden.narrow(0, start, count)).to_kind(Kind::Float);
+            let target = targets.narrow(0, start, count).unsqueeze(1);
+            let log_probs = logits.gather(1, &target, false).squeeze_dim(1) - logits.logsumexp([1], false);
+            let tops = logits.argmax(1, false);
+            let log_probs = Vec::<f32>::try_from(&log_probs).unwrap_or_default();
+            let tops = Vec::<i64>::try_from(&tops).unwrap_or_default();
+            scores.extend(
+                log_probs.into_iter().zip(tops).map(|(log_prob, top)| TokenScore { log_prob, top: top as u32 }),
+            );
+        }
+        scores
+    }
+
+    /// The most likely token after the last of `hidden` `[length, hidden]`.
+    fn top(&self, last: &Tensor) -> u32 {
+        self.model.logits(last).to_kind(Kind::Float).argmax(-1, false).int64_value(&[]) as u32
+    }
+
+    /// Logits `[vocab]` in float32 after the last row of `hidden`.
+    pub fn last_logits(&self, hidden: &Tensor) -> Vec<f32> {
+        let logits = self.model.logits(&hidden.select(0, -1)).to_kind(Kind::Float);
+        Vec::<f32>::try_from(&logits).unwrap_or_default()
+    }
+
+    /// Reads `tokens` into a cache for `total` tokens.
+    ///
+    /// # Errors
+    ///
+    /// When `tokens` is empty or longer than `total`, or the model fails.
+    pub fn kept(&self, tokens: &[u32], total: usize) -> Result<Kept<'_>, Failure> {
+        if tokens.is_empty() || tokens.len() > total {
+            return Err(Failure::config(format!("a prefix of {} tokens does not fit a total of {total}", tokens.len())));
+        }
+        no_grad(|| {
+            let fingerprint = self.with_plan(total, |plan| Ok(plan.fingerprint()))?;
+            let (kind, device) = (self.model.embedding.kind(), self.model.embedding.device());
+            let mut cache = KvCache::new(&self.model.config, total, fingerprint, kind, device)?;
+            let hidden = self.read(tokens, total, Some(&mut cache))?;
+            Ok(Kept { reader: self, length: tokens.len(), last: hidden.select(0, -1).copy(), cache: RefCell::new(cache) })
+        })
+    }
+}
+
+impl LanguageModel for Reader<'_> {
+    fn vocab_size(&self) -> usize {
+        self.model.config.vocab
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.model.config.bos
+    }
+
+    fn depends_on_length(&self) -> bool {
+        self.encoding.depends_on_length()
+    }
+
+    fn score(&self, tokens: &[u32], scored: Range<usize>) -> Result<Vec<TokenScore>, ModelError> {
+        if scored.start == 0 || scored.is_empty() || scored.end > tokens.len() {
+            return Err(ModelError(format!("cannot score {scored:?} of {} tokens", tokens.len())));
+        }
+        let run = || -> Result<Vec<TokenScore>, Failure> {
+            self.check_ids(&tokens[..scored.end])?;
+            let hidden = self.read(&tokens[..scored.end - 1], scored.end, None)?;
+            let seen = hidden.narrow(0, scored.start as i64 - 1, scored.len() as i64);
+            Ok(self.scores(&seen, &tokens[scored.clone()]))
+        };
+        no_grad(run).map_err(model_error)
+    }
+
+    fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {
+        Ok(Box::new(self.kept(tokens, total).map_err(model_error)?))
+    }
+}
+
+/// Tokens already read. Continuations write behind them in the same buffers and are forgotten after each call.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    reader: &'a Reader<'a>,
+    length: usize,
+    last: Tensor, // [hidden], after the last token read
+    cache: RefCell<KvCache>,
+}
+
+impl Kept<'_> {
+    /// Logits `[vocab]` for the token after the prefix.
+    pub fn next_logits(&self) -> Vec<f32> {
+        no_grad(|| self.reader.last_logits(&self.last.unsqueeze(0)))
+    }
+
+    /// Reads one more token for good.
+    ///
+    /// # Errors
+    ///
+    /// When the total is passed.
+    pub fn push(&mut self, token: u32) -> Result<(), Failure> {
+        self.last = no_grad(|| self.continued(&[token]))?.select(0, -1);
+        self.length += 1;
+        Ok(())
+    }
+
+    /// Hidden states `[length, hidden]` of tokens read after the cache's end.
+    fn continued(&self, tokens: &[u32]) -> Result<Tensor, Failure> {
+        let mut cache = self.cache.borrow_mut();
+        let (held, capacity) = (cache.len(), cache.capacity());
+        if held + tokens.len() > capacity {
+            let message = format!("{held} + {} tokens pass the total of {capacity} given for this prefix", tokens.len());
+            return Err(Failure::config(message));
+        }
+        self.reader.read(tokens, capacity, Some(&mut cache))
+    }
+
+    fn forget(&self) {
+        self.cache.borrow_mut().truncate(self.length);
+    }
+
+    fn scored(&self, continuation: &[u32]) -> Result<Vec<TokenScore>, Failure> {
+        let Some((_, read)) = continuation.split_last() else { return Ok(Vec::new()) };
+        self.reader.check_ids(continuation)?;
+        let first = self.last.unsqueeze(0);
+        let hidden = match read {
+            [] => first,
+            read => Tensor::cat(&[first, self.continued(read)?], 0),
+        };
+        Ok(self.reader.scores(&hidden, continuation))
+    }
+
+    fn grown(&self, count: usize, stop: &[u32]) -> Result<Vec<u32>, Failure> {
+        let mut out = Vec::with_capacity(count);
+        let mut last = self.last.shallow_clone();
+        while out.len() < count {
+            let top = self.reader.top(&last);
+            out.push(top);
+            if stop.contains(&top) || out.len() == count {
+                break;
+            }
+            last = self.continued(&[top])?.select(0, -1);
+        }
+        Ok(out)
+    }
+}
+
+impl Prefix for Kept<'_> {
+    fn len(&self) -> usize {
+        self.length
+    }
+
+    fn extended(&self, tokens: &[u32]) -> Result<Box<dyn Prefix + '_>, ModelError> {
+        let cache = RefCell::new(self.cache.borrow().branched());
+        let mut longer = Kept { reader: self.reader, length: self.length, last: self.last.shallow_clone(), cache };
+        let hidden = no_grad(|| longer.continued(tokens)).map_err(model_error)?;
+        longer.length += tokens.len();
+        longer.last = hidden.select(0, -1).copy();
+        Ok(Box::new(longer))
+    }
+
+    fn score(&self, continuation: &[u32]) -> Result<Vec<TokenScore>, ModelError> {
+        let scores = no_grad(|| self.scored(continuation)).map_err(model_error);
+        self.forget();
+        scores
+    }
+
+    fn greedy(&self, count: usize, stop: &[u32]) -> Result<Vec<u32>, ModelError> {
+        let tokens = no_grad(|| self.grown(count, stop)).map_err(model_error);
+        self.forget();
+        tokens
+    }
+}
+
+fn model_error(failure: Failure) -> ModelError {
+    ModelError(failure.to_string())
+}

@@ -1,0 +1,197 @@
+//! The LLaMA forward pass (Touvron et al. 2023, section 2.2): pre-norm blocks of attention and SwiGLU.
+//!
+//! Shapes: `batch`, `length` (tokens of this call), `total` (tokens that keys exist for), `heads`, `key_heads`,
+//! `head_dim`, `hidden`, `inner`. Weights are named as in a Hugging Face checkpoint, and adapted to nothing.
+
+use attention::{Alibi, AttnError, AttnProblem, AttnShape, Backend, Mask, ProblemError};
+use tch::{Kind, Tensor};
+
+use super::config::ModelConfig;
+use super::kv_cache::KvCache;
+use super::positions::PlanTensors;
+use crate::error::Failure;
+
+/// A linear map `x W^T + b`, weight `[out, in]`.
+#[derive(Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Tensor,
+    /// `[out]`.
+    pub bias: Option<Tensor>,
+}
+
+impl Linear {
+    fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// One block.
+#[derive(Debug)]
+pub struct Block {
+    /// Norm before attention, `[hidden]`.
+    pub input_norm: Tensor,
+    /// Query projection.
+    pub query: Linear,
+    /// Key projection.
+    pub key: Linear,
+    /// Value projection.
+    pub value: Linear,
+    /// Output projection.
+    pub output: Linear,
+    /// Norm before the MLP, `[hidden]`.
+    pub post_norm: Tensor,
+    /// Gate projection of SwiGLU.
+    pub gate: Linear,
+    /// Up projection of SwiGLU.
+    pub up: Linear,
+    /// Down projection of SwiGLU.
+    pub down: Linear,
+}
+
+/// A LLaMA model on one device.
+#[derive(Debug)]
+pub struct Llama {
+    /// Its checked configuration.
+    pub config: ModelConfig,
+    /// Token embedding, `[vocab, hidden]`.
+    pub embedding: Tensor,
+    /// The blocks, first to last.
+    pub blocks: Vec<Block>,
+    /// Final norm, `[hidden]`.
+    pub norm: Tensor,
+    /// Output head `[vocab, hidden]`; none when it is tied to the embedding.
+    pub head: Option<Tensor>,
+    /// Attention backend.
+    pub backend: Backend,
+}
+
+/// What one pass over tokens needs beside them.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    /// Rotation tables and slopes.
+    pub plan: &'a PlanTensors,
+    /// First position of the tokens; the number of tokens in the cache.
+    pub offset: i64,
+    /// Which keys a query may see.
+    pub mask: Mask,
+}
+
+impl Pass<'_> {
+    fn problem(&self, shape: AttnShape) -> Result<AttnProblem, AttnError> {
+        let scale = self.plan.score_scale(shape.head_dim);
+        let problem = AttnProblem::new(shape)?.with_scale(scale)?.with_mask(self.mask.clone())?;
+        Ok(match self.plan.alibi_slopes() {
+            Some(slopes) => problem.with_alibi(Alibi::new(slopes).map_err(ProblemError::from)?)?,
+            None => problem,
+        })
+    }
+}
+
+impl Llama {
+    /// Hidden states `[batch, length, hidden]` after the final norm, for `tokens` `[batch, length]`.
+    ///
+    /// # Errors
+    ///
+    /// When the attention backend declines the problem, or the cache was filled under another plan.
+    pub fn hidden(&self, tokens: &Tensor, pass: &Pass, mut cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
+        if let Some(cache) = cache.as_deref() {
+            cache.check(pass)?;
+        }
+        let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = &x + self.attend(block, index, &self.normed(&x, &block.input_norm), pass, cache.as_deref_mut())?;
+            x = &x + mlp(block, &self.normed(&x, &block.post_norm));
+        }
+        if let Some(cache) = cache {
+            cache.advance(tokens.size()[1]);
+        }
+        Ok(self.normed(&x, &self.norm))
+    }
+
+    /// Logits `[.., vocab]` of hidden states `[.., hidden]`.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        hidden.linear(self.head.as_ref().unwrap_or(&self.embedding), None::<&Tensor>)
+    }
+
+    /// RMSNorm (Zhang and Sennrich 2019), statistics in float32 as in the checkpoints' own training.
+    fn normed(&self, x: &Tensor, weight: &Tensor) -> Tensor {
+        let hidden = [self.config.hidden as i64];
+        if x.kind() == Kind::Float {
+            return x.rms_norm(&hidden, Some(weight), self.config.norm_epsilon);
+        }
+        let normed = x.to_kind(Kind::Float).rms_norm(&hidden, None::<&Tensor>, self.config.norm_epsilon);
+        normed.to_kind(x.kind()) * weight
+    }
+
+    fn attend(
+        &self,
+        block: &Block,
+        index: usize,
+        x: &Tensor, // [batch, length, hidden]
+        pass: &Pass,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Tensor, Failure> {
+        let (batch, length, _) = x.size3()?;
+        let (heads, key_heads, head_dim) = self.config.head_shape();
+        let split = |t: Tensor, heads: i64| t.view([batch, length, heads, head_dim]).transpose(1, 2);
+        let q = pass.plan.rotated(&split(block.query.forward(x), heads), pass.offset); // [batch, heads, length, head_dim]
+        let k = pass.plan.rotated(&split(block.key.forward(x), key_heads), pass.offset);
+        let v = split(block.value.forward(x), key_heads);
+        let (k, v) = match cache {
+            Some(cache) => cache.appended(index, &k, &v), // [batch, key_heads, total, head_dim]
+            None => (k, v),
+        };
+        let shape = AttnShape {
+            batch: batch as usize,
+            query_heads: self.config.heads,
+            key_heads: self.config.key_heads,
+            query_len: length as usize,
+            key_len: k.size()[2] as usize,
+            head_dim: self.config.head_dim,
+        };
+        let problem = pass.problem(shape)?;
+        let mixed = self.backend.forward(&problem, &q, &k, &v)?; // [batch, heads, length, head_dim]
+        let merged = mixed.transpose(1, 2).reshape([batch, length, heads * head_dim]);
+        Ok(block.output.forward(&merged))
+    }
+
+    /// Every parameter with its checkpoint name.
+    pub fn parameters(&self) -> Vec<(String, &Tensor)> {
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), &self.embedding)];
+        for (index, block) in self.blocks.iter().enumerate() {
+            all.extend(block.parameters().into_iter().map(|(name, t)| (format!("model.layers.{index}.{name}"), t)));
+        }
+        all.push(("model.norm.weight".to_owned(), &self.norm));
+        all.extend(self.head.as_ref().map(|head| ("lm_head.weight".to_owned(), head)));
+        all
+    }
+}
+
+/// SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`.
+fn mlp(block: &Block, x: &Tensor) -> Tensor {
+    block.down.forward(&(block.gate.forward(x).silu() * block.up.forward(x)))
+}
+
+impl Block {
+    fn parameters(&self) -> Vec<(String, &Tensor)> {
+        let linears = [
+            ("self_attn.q_proj", &self.query),
+            ("self_attn.k_proj", &self.key),
+            ("self_attn.v_proj", &self.value),
+            ("self_attn.o_proj", &self.output),
+            ("mlp.gate_proj", &self.gate),
+            ("mlp.up_proj", &self.up),
+            ("mlp.down_proj", &self.down),
+        ];
+        let mut all = vec![
+            ("input_layernorm.weight".to_owned(), &self.input_norm),
+            ("post_attention_layernorm.weight".to_owned(), &self.post_norm),
+        ];
+        for (name, linear) in linears {
+            all.push((format!("{name}.weight"), &linear.weight));
+            all.extend(linear.bias.as_ref().map(|bias| (format!("{name}.bias"), bias)));
+        }
+        all
+    }
+}

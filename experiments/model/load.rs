@@ -1,0 +1,130 @@
+//! From a checkpoint, or from a seed, to a [`Llama`].
+
+use std::collections::HashMap;
+
+use attention::Backend;
+use tch::{Device, Kind, Tensor};
+
+use super::config::ModelConfig;
+use super::llama::{Block, Linear, Llama};
+use super::weights::{Checkpoint, Dtype};
+use crate::data::rng::CounterRng;
+use crate::error::Failure;
+
+/// Standard deviation of new matrices, as in GPT-2 and LLaMA code bases.
+const INIT_STD: f64 = 0.02;
+
+impl Llama {
+    /// Reads every tensor of `checkpoint` as `kind` onto `device`.
+    ///
+    /// # Errors
+    ///
+    /// Missing, unexpected and misshapen tensors, all named together.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        config: ModelConfig,
+        backend: Backend,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self, Failure> {
+        checkpoint.check(&config.expected_tensors(), |name| ignorable(name, config.tied))?;
+        let read = |name: &str| -> Result<Tensor, Failure> {
+            let view = checkpoint.tensor(name)?;
+            let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
+            let stored = Tensor::f_from_data_size(view.data, &shape, kind_of(view.dtype))?;
+            Ok(stored.f_to_device(device)?.f_to_kind(kind)?)
+        };
+        Self::assembled(config, backend, read)
+    }
+
+    /// A new model: matrices normal with deviation 0.02 (those that write to the residual stream divided by
+    /// `sqrt(2 layers)`, Radford et al. 2019, section 2.3), norms one, biases zero. A pure function of `seed`.
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be had.
+    pub fn new_random(
+        config: ModelConfig,
+        backend: Backend,
+        seed: u64,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self, Failure> {
+        let shapes: HashMap<String, Vec<usize>> = config.expected_tensors().into_iter().collect();
+        let residual_std = INIT_STD / (2.0 * config.layers as f64).sqrt();
+        let make = |name: &str| -> Result<Tensor, Failure> {
+            let shape: Vec<i64> = shapes[name].iter().map(|&n| n as i64).collect();
+            let tensor = match name {
+                _ if name.ends_with("norm.weight") => Tensor::f_ones(&shape, (Kind::Float, Device::Cpu))?,
+                _ if name.ends_with("bias") => Tensor::f_zeros(&shape, (Kind::Float, Device::Cpu))?,
+                _ => {
+                    let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+                    let std = if residual { residual_std } else { INIT_STD };
+                    let count = shape.iter().product::<i64>() as usize;
+                    normal(&CounterRng::new(seed).stream(name), count, std, &shape)?
+                }
+            };
+            Ok(tensor.f_to_device(device)?.f_to_kind(kind)?)
+        };
+        Self::assembled(config, backend, make)
+    }
+
+    fn assembled(
+        config: ModelConfig,
+        backend: Backend,
+        read: impl Fn(&str) -> Result<Tensor, Failure>,
+    ) -> Result<Self, Failure> {
+        let blocks = (0..config.layers).map(|index| block(&config, index, &read)).collect::<Result<_, _>>()?;
+        let head = if config.tied { None } else { Some(read("lm_head.weight")?) };
+        Ok(Self {
+            embedding: read("model.embed_tokens.weight")?,
+            blocks,
+            norm: read("model.norm.weight")?,
+            head,
+            backend,
+            config,
+        })
+    }
+}
+
+fn block(
+    config: &ModelConfig,
+    index: usize,
+    read: &impl Fn(&str) -> Result<Tensor, Failure>,
+) -> Result<Block, Failure> {
+    let tensor = |name: &str| read(&format!("model.layers.{index}.{name}"));
+    let linear = |name: &str, bias: bool| -> Result<Linear, Failure> {
+        let bias = if bias { Some(tensor(&format!("{name}.bias"))?) } else { None };
+        Ok(Linear { weight: tensor(&format!("{name}.weight"))?, bias })
+    };
+    Ok(Block {
+        input_norm: tensor("input_layernorm.weight")?,
+        query: linear("self_attn.q_proj", config.attention_bias)?,
+        key: linear("self_attn.k_proj", config.attention_bias)?,
+        value: linear("self_attn.v_proj", config.attention_bias)?,
+        output: linear("self_attn.o_proj", config.attention_bias)?,
+        post_norm: tensor("post_attention_layernorm.weight")?,
+        gate: linear("mlp.gate_proj", config.mlp_bias)?,
+        up: linear("mlp.up_proj", config.mlp_bias)?,
+        down: linear("mlp.down_proj", config.mlp_bias)?,
+    })
+}
+
+/// Names that a checkpoint may hold beside the parameters: rotary buffers of old versions, and a head that is tied.
+fn ignorable(name: &str, tied: bool) -> bool {
+    name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+}
+
+/// libtorch's name of an element type.
+pub fn kind_of(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+    }
+}
+
+fn normal(rng: &CounterRng, count: usize, std: f64, shape: &[i64]) -> Result<Tensor, Failure> {
+    let values: Vec<f32> = (0..count as u64).map(|i| (rng.normal(i) * std) as f32).collect();
+    Ok(Tensor::f_from_slice(&values)?.f_view(shape)?)
+}

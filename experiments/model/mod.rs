@@ -1,0 +1,20 @@
+//! The LLaMA family on libtorch.
+
+mod config;
+mod folder;
+mod kv_cache;
+mod language_model;
+mod llama;
+mod load;
+mod positions;
+mod sampler;
+pub mod weights;
+
+pub use config::ModelConfig;
+pub use folder::{LoadOptions, ModelFolder, read_config, write_tensors};
+pub use kv_cache::KvCache;
+pub use language_model::{Kept, Reader};
+pub use llama::{Block, Linear, Llama, Pass};
+pub use load::kind_of;
+pub use positions::PlanTensors;
+pub use sampler::Sampler;

@@ -1,0 +1,76 @@
+//! A position plan as tensors: rotation in float32, result cast back.
+
+use rope_scaling::PositionPlan;
+use tch::{Device, Kind, Tensor};
+
+/// [`PositionPlan`] on a device.
+#[derive(Debug)]
+pub struct PlanTensors {
+    rotary: Option<Rotary>,
+    alibi: Option<Vec<f64>>,
+    score_factor: f64,
+    length: usize,
+    fingerprint: u64,
+}
+
+/// Cos and sin `[positions, rotary_dim / 2]`, attention factor included.
+#[derive(Debug)]
+struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+    half: i64,
+}
+
+impl PlanTensors {
+    /// Copies a plan to `device`.
+    pub fn new(plan: &PositionPlan, device: Device) -> Self {
+        let rotary = plan.rotary().map(|table| {
+            let rows = table.positions().len() as i64;
+            let half = table.cos().len() as i64 / rows.max(1);
+            let tensor = |values: &[f32]| Tensor::from_slice(values).view([rows, half]).to_device(device);
+            Rotary { cos: tensor(table.cos()), sin: tensor(table.sin()), half }
+        });
+        Self {
+            rotary,
+            alibi: plan.alibi_slopes().map(<[f64]>::to_vec),
+            score_factor: plan.score_factor(),
+            length: plan.length(),
+            fingerprint: plan.fingerprint(),
+        }
+    }
+
+    /// Identity of what the plan does to a position; see [`PositionPlan::fingerprint`].
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Positions that the plan covers.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// Slopes per query head, already scaled.
+    pub fn alibi_slopes(&self) -> Option<&[f64]> {
+        self.alibi.as_deref()
+    }
+
+    /// The factor on `q k^T`.
+    pub fn score_scale(&self, head_dim: usize) -> f64 {
+        self.score_factor / (head_dim as f64).sqrt()
+    }
+
+    /// `x` `[batch, heads, length, head_dim]` rotated as positions `offset ..`, pairs `(i, i + rotary_dim / 2)`
+    /// (Su et al. 2021, equation 34, in the half-split order of the Hugging Face checkpoints).
+    pub fn rotated(&self, x: &Tensor, offset: i64) -> Tensor {
+        let Some(Rotary { cos, sin, half }) = &self.rotary else { return x.shallow_clone() };
+        let (length, head_dim) = (x.size()[2], x.size()[3]);
+        let (cos, sin) = (cos.narrow(0, offset, length), sin.narrow(0, offset, length));
+        let wide = x.to_kind(Kind::Float);
+        let (first, second) = (wide.narrow(3, 0, *half), wide.narrow(3, *half, *half));
+        let mut parts = vec![&first * &cos - &second * &sin, &second * &cos + &first * &sin];
+        if 2 * half < head_dim {
+            parts.push(wide.narrow(3, 2 * half, head_dim - 2 * half));
+        }
+        Tensor::cat(&parts, 3).to_kind(x.kind())
+    }
+}

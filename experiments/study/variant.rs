@@ -1,0 +1,216 @@
+//! One variant of a study: loaded, changed, perhaps trained, evaluated; its result kept.
+
+use std::collections::BTreeMap;
+
+use attention::Backend;
+use eval::report::{PositionLoss, Report, Row, Spectrum, TrainingCurve, Variant};
+use eval::tasks::passkey;
+use eval::{PerplexityOptions, RetrievalOptions};
+use rope_scaling::Precision;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use crate::config::{Study, VariantSpec};
+use crate::error::{Failure, io_failure};
+use crate::evaluate::{Documents, Labels, passkey_depths, passkey_rows, perplexity_rows, weights_hash};
+use crate::model::{LoadOptions, ModelFolder};
+use crate::runtime::run_dir::RunDir;
+use crate::runtime::signals::StopFlag;
+use crate::train::{Resume, RunOptions, StepMetrics, changed_positions, read_metrics, train_model};
+
+/// Version of the rules that decide a result; a kept result of another version is not used.
+const RESULT_VERSION: u32 = 1;
+/// Points of a training curve in the report.
+const CURVE_POINTS: usize = 200;
+
+/// Everything one variant adds to the report.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VariantResult {
+    key: String,
+    variant: Variant,
+    rows: Vec<Row>,
+    position_loss: Vec<PositionLoss>,
+    spectra: Vec<Spectrum>,
+    training: Vec<TrainingCurve>,
+    /// Hashes of inputs, for the provenance.
+    pub hashes: BTreeMap<String, String>,
+}
+
+impl VariantResult {
+    /// Adds it to a report.
+    pub fn add_to(self, report: &mut Report) {
+        report.variants.push(self.variant);
+        report.rows.extend(self.rows);
+        report.position_loss.extend(self.position_loss);
+        report.spectra.extend(self.spectra);
+        report.training.extend(self.training);
+    }
+}
+
+/// The result of a variant: the kept one when what decides it is unchanged, else computed.
+///
+/// # Errors
+///
+/// As training and evaluation say.
+pub fn result(
+    study: &Study,
+    spec: &VariantSpec,
+    run: &RunDir,
+    device: Device,
+    stop: &StopFlag,
+) -> Result<VariantResult, Failure> {
+    let options = LoadOptions {
+        device,
+        kind: Some(Kind::Float),
+        backend: Backend::from_name("libtorch")?,
+        precision: Precision::HubCompatible,
+    };
+    let base = ModelFolder::load(&study.base, options)?;
+    let documents = Documents::load(
+        &base,
+        &study.evaluation.documents,
+        "text",
+        study.evaluation.piece_tokens,
+        study.evaluation.max_documents,
+    )?;
+    let base_hash = weights_hash(&base.dir)?;
+    let key = key(study, spec, &base_hash, &documents.hash)?;
+    let kept = run.join(format!("variants/{}.json", spec.name));
+    if let Some(result) = read_kept(&kept, &key) {
+        eprintln!("{}: kept from an earlier run", spec.name);
+        return Ok(result);
+    }
+    let (model, curve) = prepared(study, spec, base, run, stop)?;
+    let mut result = evaluated(study, spec, &model, &documents, stop)?;
+    result.key = key;
+    result.training.extend(curve);
+    if let (Some(curve), false) = (result.training.first(), result.training.is_empty()) {
+        result.variant.trained_tokens = curve.tokens.last().copied().unwrap_or(0);
+    }
+    result.hashes.insert("base".into(), base_hash);
+    result.hashes.insert("documents".into(), documents.hash.clone());
+    result.hashes.insert("tokenizer".into(), model.tokenizer.hash().to_owned());
+    let folder = run.join("variants");
+    std::fs::create_dir_all(&folder).map_err(|error| io_failure("make", &folder, &error))?;
+    run.write_json(&format!("variants/{}.json", spec.name), &result)?;
+    Ok(result)
+}
+
+/// The model of a variant, and its training curve if it was trained.
+fn prepared(
+    study: &Study,
+    spec: &VariantSpec,
+    mut base: ModelFolder,
+    run: &RunDir,
+    stop: &StopFlag,
+) -> Result<(ModelFolder, Option<TrainingCurve>), Failure> {
+    if !spec.train {
+        if let Some(change) = &spec.positions {
+            base.llama.config.positions = changed_positions(&base.llama.config.positions, change)?;
+        }
+        return Ok((base, None));
+    }
+    let recipe = study.recipe(spec)?;
+    let out = run.join("train").join(&spec.name);
+    let options = RunOptions { out: out.clone(), resume: Resume::Auto, device: None, dry_run: false };
+    let model = train_model(recipe, base, &options, stop)?;
+    let curve = curve(&spec.name, &read_metrics(&out)?);
+    Ok((model, Some(curve)))
+}
+
+fn evaluated(
+    study: &Study,
+    spec: &VariantSpec,
+    model: &ModelFolder,
+    documents: &Documents,
+    stop: &StopFlag,
+) -> Result<VariantResult, Failure> {
+    let e = &study.evaluation;
+    let labels = Labels { model: &study.base, variant: &spec.name };
+    let protocol = e.protocol.parse().map_err(crate::evaluate::failure)?;
+    let perplexity = PerplexityOptions { seed: study.seed, ..PerplexityOptions::new(protocol, e.lengths.clone()) };
+    let reader = model.reader();
+    let (mut rows, position_loss) = perplexity_rows(&reader, documents, &perplexity, labels, stop)?;
+    let kind = passkey::Variant::Bowline;
+    let retrieval = RetrievalOptions {
+        lengths: e.passkey_lengths.clone(),
+        depths: passkey_depths(kind, e.depths),
+        trials: e.trials,
+        seed: study.seed,
+    };
+    rows.extend(passkey_rows(model, &reader, kind, &retrieval, labels, stop)?);
+    let longest = e.lengths.iter().copied().max().unwrap_or(1);
+    let mut variant = variant_of(model, &spec.name, &spec.description, &study.base);
+    if !spec.train {
+        variant.trained_context = variant.original_context;
+    }
+    Ok(VariantResult {
+        key: String::new(),
+        variant,
+        rows,
+        position_loss: position_loss.into_iter().collect(),
+        spectra: spectrum(model, &spec.name, longest).into_iter().collect(),
+        training: Vec::new(),
+        hashes: BTreeMap::new(),
+    })
+}
+
+/// What a report says of a model.
+pub fn variant_of(model: &ModelFolder, name: &str, description: &str, id: &str) -> Variant {
+    let positions = &model.llama.config.positions;
+    let summary = rope_scaling::describe(positions, None);
+    let parameters: Vec<String> = summary.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    Variant {
+        name: name.to_owned(),
+        description: description.to_owned(),
+        model: id.to_owned(),
+        scheme: summary.scheme.clone(),
+        parameters: parameters.join(", "),
+        original_context: model.encoding().original_context(),
+        trained_context: positions.max_position_embeddings,
+        trained_tokens: 0,
+    }
+}
+
+/// The rotation frequencies of a model at a length; none when it does not rotate.
+pub fn spectrum(model: &ModelFolder, name: &str, length: usize) -> Option<Spectrum> {
+    let summary = rope_scaling::describe(&model.llama.config.positions, Some(length));
+    (!summary.inv_freq.is_empty()).then(|| Spectrum {
+        variant: name.to_owned(),
+        length,
+        inv_freq: summary.inv_freq,
+        attention_factor: summary.attention_factor,
+    })
+}
+
+/// A training curve of at most [`CURVE_POINTS`] points, each the mean of the steps since the last.
+fn curve(name: &str, metrics: &[StepMetrics]) -> TrainingCurve {
+    let stride = metrics.len().div_ceil(CURVE_POINTS).max(1);
+    let chunks: Vec<&[StepMetrics]> = metrics.chunks(stride).collect();
+    let last = |pick: fn(&StepMetrics) -> u64| chunks.iter().filter_map(|chunk| chunk.last().map(pick)).collect();
+    let mean = |pick: fn(&StepMetrics) -> f64| {
+        chunks.iter().map(|chunk| chunk.iter().map(pick).sum::<f64>() / chunk.len() as f64).collect()
+    };
+    TrainingCurve {
+        variant: name.to_owned(),
+        steps: last(|m| m.step),
+        tokens: last(|m| m.tokens),
+        loss: mean(|m| m.loss),
+        learning_rate: mean(|m| m.learning_rate),
+    }
+}
+
+/// A hash of everything that decides a variant's result.
+fn key(study: &Study, spec: &VariantSpec, base: &str, documents: &str) -> Result<String, Failure> {
+    let recipe = if spec.train { Some(study.recipe(spec)?) } else { None };
+    let decided_by = serde_json::json!({
+        "version": RESULT_VERSION, "program": env!("CARGO_PKG_VERSION"), "seed": study.seed,
+        "evaluation": study.evaluation, "variant": spec, "recipe": recipe, "base": base, "documents": documents,
+    });
+    Ok(blake3::hash(decided_by.to_string().as_bytes()).to_hex().to_string())
+}
+
+fn read_kept(path: &std::path::Path, key: &str) -> Option<VariantResult> {
+    let text = std::fs::read(path).ok()?;
+    serde_json::from_slice::<VariantResult>(&text).ok().filter(|result| result.key == key)
+}

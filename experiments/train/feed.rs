@@ -1,0 +1,119 @@
+//! Sequences for training: documents and made text, dealt by the shares of a stage.
+
+use std::collections::BTreeMap;
+
+use eval::TextCodec;
+use eval::tasks::passkey::{Generator, Variant};
+
+use super::mix::{Dealt, Mix};
+use super::synthetic::{Draws, keyed, repeated};
+use crate::config::{Source, SourceKind, Stage};
+use super::sources::Loader;
+use crate::error::Failure;
+
+/// First id that made text draws from: the ones below are special tokens of the bundled tokenizers.
+const FIRST_ORDINARY_ID: u32 = 3;
+/// Shortest made passkey text in a longer sequence, in tokens.
+const PASSKEY_FLOOR: usize = 48;
+
+/// One training sequence of `length + 1` tokens: inputs are all but the last, targets all but the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// Where documents start, the first at 0.
+    pub starts: Vec<usize>,
+}
+
+/// What a feed needs beside its sources.
+#[derive(Clone, Copy)]
+pub struct Materials<'a> {
+    /// Text to ids.
+    pub codec: &'a dyn TextCodec,
+    /// Id that begins a document.
+    pub bos: Option<u32>,
+    /// Rows of the vocabulary.
+    pub vocab: usize,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// The sequences of one stage, numbered from 0.
+pub struct Feed<'a> {
+    materials: Materials<'a>,
+    length: usize,
+    mix: Mix,
+    drawn: Vec<Drawn<'a>>,
+}
+
+/// One source of a stage.
+struct Drawn<'a> {
+    name: &'a str,
+    kind: SourceKind,
+    loader: Option<&'a Loader>,
+}
+
+impl<'a> Feed<'a> {
+    /// The sequences of `stage`, number `index` of the run; `loaders` holds text by source name at this length.
+    pub fn new(
+        materials: Materials<'a>,
+        sources: &'a [Source],
+        stage: &Stage,
+        index: usize,
+        loaders: &'a BTreeMap<String, Loader>,
+    ) -> Self {
+        let in_mix = || sources.iter().filter_map(|source| stage.mix.get(&source.name).map(|&weight| (source, weight)));
+        let weights: Vec<f64> = in_mix().map(|(_, weight)| weight).collect();
+        let drawn = in_mix()
+            .map(|(source, _)| Drawn { name: &source.name, kind: source.kind, loader: loaders.get(&source.name) })
+            .collect();
+        let materials = Materials { seed: materials.seed.wrapping_add(index as u64), ..materials };
+        Self { materials, length: stage.length, mix: Mix::new(&weights, materials.seed), drawn }
+    }
+
+    /// Sequence `number`: the same whenever it is asked for.
+    ///
+    /// # Errors
+    ///
+    /// When a document cannot be read or the tokenizer fails.
+    pub fn sequence(&self, number: u64) -> Result<Sequence, Failure> {
+        let Dealt { source, index } = self.mix.deal(number);
+        let Drawn { name, kind, loader } = &self.drawn[source];
+        let Materials { codec, vocab, seed, .. } = self.materials;
+        let wanted = self.length + 1;
+        let mut draws = Draws::new(seed, name, index);
+        let tokens = match (kind, loader) {
+            (SourceKind::Text, Some(loader)) => return self.text(loader, index),
+            (SourceKind::Text, None) => return Err(Failure::config(format!("source {name:?} has no documents"))),
+            (SourceKind::Repeat, _) => repeated(&mut draws, wanted, FIRST_ORDINARY_ID, vocab as u32),
+            (SourceKind::Keys, _) => keyed(&mut draws, codec, wanted)?,
+            (SourceKind::Passkey, haystack) => self.passkeys(&mut draws, *haystack, wanted)?,
+        };
+        Ok(Sequence { tokens, starts: vec![0] })
+    }
+
+    fn text(&self, loader: &Loader, index: u64) -> Result<Sequence, Failure> {
+        let sequence = loader.sequence(index)?;
+        Ok(Sequence { tokens: sequence.tokens, starts: sequence.starts.iter().map(|&start| start as usize).collect() })
+    }
+
+    /// One passkey text of exactly `wanted` tokens; its haystack is text half of the time when there is any.
+    fn passkeys(&self, draws: &mut Draws, haystack: Option<&Loader>, wanted: usize) -> Result<Vec<u32>, Failure> {
+        let Materials { codec, bos, .. } = self.materials;
+        let generator = Generator::new(codec, Variant::Bowline, bos).map_err(|e| Failure::config(e.to_string()))?;
+        let least = generator.least_length().map_err(|e| Failure::config(e.to_string()))?.max(PASSKEY_FLOOR);
+        if wanted < least {
+            return Err(Failure::config(format!("a passkey text needs {least} tokens, the stage's length is {}", self.length)));
+        }
+        let (depth, seed) = (draws.uniform(), draws.below(u64::MAX));
+        let sample = match haystack {
+            Some(loader) if draws.below(2) == 0 => {
+                let text = loader.sequence(draws.below(loader.len().max(1)))?.tokens;
+                generator.sample_in(&text, wanted, depth, seed)
+            }
+            _ => generator.sample(wanted, depth, seed),
+        };
+        let sample = sample.map_err(|e| Failure::config(e.to_string()))?;
+        Ok(sample.tokens.iter().chain(&sample.answer).copied().collect())
+    }
+}

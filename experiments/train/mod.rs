@@ -1,0 +1,25 @@
+//! Continued pretraining: sources, schedule, optimizer, loop, checkpoints.
+
+mod checkpoint;
+mod feed;
+mod loss;
+mod metrics;
+mod mix;
+mod optim;
+mod run;
+mod schedule;
+mod sources;
+mod synthetic;
+mod tensorboard;
+mod trainer;
+
+pub use checkpoint::{RunState, Store, read_state, verify};
+pub use feed::{Feed, Materials, Sequence};
+pub use loss::summed_loss;
+pub use metrics::{MetricsLog, StepMetrics, read_metrics};
+pub use mix::{Dealt, Mix};
+pub use optim::{AdamConfig, AdamW, clip_factor};
+pub use run::{RunOptions, changed_positions, train, train_model};
+pub use schedule::{Decay, Schedule};
+pub use sources::TextSources;
+pub use trainer::{Resume, Trainer};

@@ -1,0 +1,174 @@
+//! From a recipe to a finished run folder.
+
+use std::path::PathBuf;
+
+use attention::Backend;
+use rope_scaling::Precision;
+use rope_scaling::hf::{Extension, HfPositions, Reach, extend};
+use serde_json::{Value, json};
+
+use super::sources::TextSources;
+use super::trainer::{Resume, Trainer};
+use crate::config::{NewModel, PositionChange, Recipe};
+use crate::error::Failure;
+use crate::model::{LoadOptions, Llama, ModelConfig, ModelFolder};
+use crate::runtime::device::{device, kind};
+use crate::runtime::provenance::Recorder;
+use crate::runtime::run_dir::RunDir;
+use crate::runtime::signals::StopFlag;
+use crate::tokenizer::Tokenizer;
+
+/// Where and how a recipe is run.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Run folder.
+    pub out: PathBuf,
+    /// Where to go on.
+    pub resume: Resume,
+    /// Device by name; none chooses.
+    pub device: Option<String>,
+    /// Whether to stop before the first step.
+    pub dry_run: bool,
+}
+
+/// Runs a recipe; returns its run folder.
+///
+/// # Errors
+///
+/// As recipe, data, model and training say; exit code 5 when a signal stopped it.
+pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<PathBuf, Failure> {
+    let device = device(options.device.as_deref())?;
+    let load = LoadOptions {
+        device,
+        kind: Some(kind(recipe.model.dtype)),
+        backend: Backend::from_name("libtorch")?,
+        precision: Precision::HubCompatible,
+    };
+    let model = match (&recipe.model.from, &recipe.model.new) {
+        (Some(from), _) => ModelFolder::load(from, load)?,
+        (None, Some(shape)) => new_model(&recipe, shape, load)?,
+        (None, None) => return Err(Failure::config("model: give `from` or `new`")),
+    };
+    train_model(recipe, model, options, stop)?;
+    Ok(options.out.clone())
+}
+
+/// Trains a loaded model by a recipe; gives it back trained.
+///
+/// # Errors
+///
+/// As [`train`].
+pub fn train_model(
+    recipe: Recipe,
+    mut model: ModelFolder,
+    options: &RunOptions,
+    stop: &StopFlag,
+) -> Result<ModelFolder, Failure> {
+    if let Some(change) = &recipe.positions {
+        model.llama.config.positions = changed_positions(&model.llama.config.positions, change)?;
+    }
+    let context = model.llama.config.positions.max_position_embeddings;
+    if recipe.longest() > context {
+        let message = format!(
+            "stage.length: {} is longer than the model's context of {context} (max_position_embeddings); change its \
+             [positions] first",
+            recipe.longest()
+        );
+        return Err(Failure::config(message));
+    }
+    let run = RunDir::open(&options.out)?;
+    let mut recorder = Recorder::new();
+    recorder.seeds.insert("run".into(), recipe.seed);
+    run.write_toml("resolved.toml", &recipe)?;
+    let sources = TextSources::open(&recipe, &model, &run)?;
+    recorder.hashes.insert("data".into(), sources.fingerprint());
+    recorder.hashes.insert("tokenizer".into(), model.tokenizer.hash().to_owned());
+    let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
+    run.write_json("provenance.json", &provenance)?;
+    eprint!("{}", summary(&recipe, &model, &sources));
+    if options.dry_run {
+        return Ok(model);
+    }
+    let label = recipe.name.clone();
+    let mut trainer = Trainer::new(recipe, model, sources, run.path())?;
+    if let Some(from) = trainer.resume(&options.resume)? {
+        eprintln!("{label}: goes on from {} (step {})", from.display(), trainer.step());
+    }
+    trainer.run(&run, stop, &label)?;
+    Ok(trainer.into_model())
+}
+
+/// A model with random weights and the recipe's tokenizer.
+fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<ModelFolder, Failure> {
+    let place = recipe.model.tokenizer.as_deref().unwrap_or_default();
+    let dir = tokenizer_folder(place)?;
+    let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"), usize::MAX)?;
+    let config = ModelConfig::from_hf(&config_of(shape, &tokenizer))?;
+    let kind = load.kind.unwrap_or(tch::Kind::Float);
+    let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
+    Ok(ModelFolder { id: recipe.name.clone(), dir, llama, tokenizer, precision: load.precision })
+}
+
+/// The folder of a tokenizer: `bundled`, or a model as everywhere else.
+fn tokenizer_folder(place: &str) -> Result<PathBuf, Failure> {
+    match place {
+        crate::hub::BUNDLED => Ok(crate::assets::tokenizer()),
+        place => match PathBuf::from(place) {
+            folder if folder.join("tokenizer.json").is_file() => Ok(folder),
+            _ => Ok(crate::hub::resolve(place)?.dir),
+        },
+    }
+}
+
+/// The `config.json` of a new model.
+fn config_of(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "rope_theta": shape.rope_theta,
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "attention_bias": false,
+        "mlp_bias": false,
+        "vocab_size": tokenizer.vocab_size(),
+        "bos_token_id": tokenizer.bos(),
+        "eos_token_id": tokenizer.eos(),
+        "use_cache": true,
+    })
+}
+
+/// The position encoding after a change.
+///
+/// # Errors
+///
+/// When the method is unknown, lacks its factor or base, or the model is scaled already.
+pub fn changed_positions(base: &HfPositions, change: &PositionChange) -> Result<HfPositions, Failure> {
+    let problem = |error: rope_scaling::hf::ExtendError| Failure::config(format!("positions: {error}"));
+    let method = Extension::named(&change.method, change.base).map_err(problem)?;
+    let Some(factor) = change.factor else {
+        return Err(Failure::config("positions.factor: is missing; it says how many times longer the context becomes"));
+    };
+    extend(base, &method, Reach::Factor(factor)).map_err(problem)
+}
+
+fn summary(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> String {
+    let config = &model.llama.config;
+    let mut page = format!(
+        "{}: {:.2} M parameters, {} steps, {} tokens, context {}\n",
+        recipe.name,
+        config.parameter_count() as f64 / 1e6,
+        recipe.steps(),
+        recipe.tokens(),
+        config.positions.max_position_embeddings
+    );
+    page += &sources.page();
+    page
+}
