@@ -1,0 +1,130 @@
+//! Perplexity against context length, one figure a protocol.
+
+use super::tables;
+use super::{Part, ceiling, context_rules, key, listed};
+use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
+use crate::study::{Protocol, Study};
+use crate::ticks;
+
+/// The metric that is drawn; others have tables.
+pub(crate) const DRAWN: &str = "perplexity";
+
+/// Figure and tables of every protocol.
+pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for protocol in study.protocols(true) {
+        let metrics = study.metrics(protocol);
+        let drawn = if metrics.contains(&DRAWN) { Some(DRAWN) } else { metrics.first().copied() };
+        if let Some(figure) = drawn.and_then(|metric| figure(study, protocol, metric)) {
+            parts.push(Part::Figure(Box::new(figure)));
+        }
+        for metric in metrics {
+            let caption = format!("{} by context length, protocol {}.{}", heading(metric), protocol.name, how(study, protocol));
+            parts.extend(tables::by_length(study, protocol, metric, &caption).map(Part::Table));
+        }
+    }
+    parts
+}
+
+fn heading(metric: &str) -> String {
+    match metric {
+        "perplexity" => "Perplexity (every token weighs the same)".to_owned(),
+        "perplexity_published" => "Perplexity as published (averaged the way the protocol's paper does)".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Which variants were computed in which way, where rows say so.
+fn how(study: &Study<'_>, protocol: Protocol<'_>) -> String {
+    let mut ways: Vec<(&str, Vec<String>)> = Vec::new();
+    for model in &study.models {
+        for row in study.of(model, protocol, DRAWN) {
+            let Some(way) = row.how.as_deref() else { continue };
+            let index = ways.iter().position(|(w, _)| *w == way).unwrap_or_else(|| {
+                ways.push((way, Vec::new()));
+                ways.len() - 1
+            });
+            if !ways[index].1.contains(&model.label) {
+                ways[index].1.push(model.label.clone());
+            }
+        }
+    }
+    ways.iter().map(|(way, names)| format!(" Computed by {way}: {}.", listed(names))).collect()
+}
+
+fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Figure> {
+    let mut series = Vec::new();
+    let (mut inside, mut all) = (Vec::new(), Vec::new());
+    for model in &study.models {
+        let rows = study.by_length(model, protocol, metric);
+        if rows.is_empty() {
+            continue;
+        }
+        all.extend(rows.iter().map(|r| r.value));
+        inside.extend(rows.iter().filter(|r| !tables::beyond(model, r.length)).map(|r| r.value));
+        let points = rows.iter().map(|r| Datum::new(r.length as f64, r.value, r.low, r.high)).collect();
+        series.push(Series { label: model.label.clone(), style: model.style, points });
+    }
+    if series.is_empty() {
+        return None;
+    }
+    let lengths = series.iter().flat_map(|s| s.points.iter().map(|p| p.x));
+    let x = Axis::of_lengths("context length (tokens)", lengths.clone());
+    let description = description(&series, protocol);
+    let subtitle = format!(
+        "Protocol {}. Lower is better; bands are 95 % intervals over documents; both axes are logarithmic.{}",
+        protocol.name,
+        key(&series)
+    );
+    let chart = LineChart {
+        x,
+        y: y_axis(&series, ceiling(inside.into_iter(), all.into_iter())),
+        verticals: context_rules(study),
+        horizontals: Vec::new(),
+        intervals: Intervals::Band,
+        naming: Naming::Direct,
+        overflow: Overflow::Each,
+        markers: 40,
+        series,
+    };
+    Some(Figure {
+        id: protocol.slug(),
+        title: "Perplexity against context length".to_owned(),
+        subtitle,
+        description,
+        chart: Chart::Lines(chart),
+    })
+}
+
+/// From just below the lowest number or interval to the ceiling, or to the intervals of points below it.
+fn y_axis(series: &[Series], ceiling: f64) -> Axis {
+    let kept = series.iter().flat_map(|s| &s.points).filter(|p| p.y.is_finite() && p.y > 0.0 && p.y <= ceiling);
+    let ends = kept.flat_map(|p| [Some(p.y), p.interval.map(|i| i.0), p.interval.map(|i| i.1)]).flatten();
+    let (low, high) = ends.filter(|v| *v > 0.0).fold((f64::INFINITY, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
+    let (low, high) = if low <= high { (low, high.min(ceiling * 1.4)) } else { (1.0, 10.0) };
+    let room = (high / low).powf(0.05).max(1.015);
+    Axis {
+        label: "perplexity".to_owned(),
+        scale: Scale::Log10,
+        format: Format::Number,
+        low: low / room,
+        high: high * room,
+    }
+}
+
+fn description(series: &[Series], protocol: Protocol<'_>) -> String {
+    let mut words = format!("Perplexity under protocol {} against context length. ", protocol.name);
+    for s in series {
+        if let (Some(first), Some(last)) = (s.points.first(), s.points.last()) {
+            words.push_str(&format!(
+                "{}: {} at {} tokens, {} at {}. ",
+                s.label,
+                ticks::number(first.y),
+                first.x,
+                ticks::number(last.y),
+                last.x
+            ));
+        }
+    }
+    words.trim_end().to_owned()
+}

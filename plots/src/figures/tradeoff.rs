@@ -1,0 +1,84 @@
+//! Perplexity against retrieval at one length: good perplexity does not mean that anything can be found.
+
+use eval::report::Row;
+
+use super::{Part, key, perplexity, retrieval, tables};
+use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
+use crate::study::{Model, Protocol, Study};
+use crate::ticks;
+
+/// The figure, where both were measured at one length.
+pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
+    let ppl = study.protocols(true).into_iter().find(|p| study.metrics(*p).contains(&perplexity::DRAWN));
+    let hit = study.protocols(false).into_iter().find(|p| study.metrics(*p).contains(&retrieval::DRAWN));
+    let (Some(ppl), Some(hit)) = (ppl, hit) else { return Vec::new() };
+    let figure = length(study, ppl, hit).and_then(|length| figure(study, ppl, hit, length));
+    figure.map(|f| Part::Figure(Box::new(f))).into_iter().collect()
+}
+
+fn row<'a>(study: &Study<'a>, model: &Model, protocol: Protocol<'a>, metric: &str, length: usize) -> Option<&'a Row> {
+    study.by_length(model, protocol, metric).into_iter().find(|r| r.length == length)
+}
+
+/// The longest trained length at which a variant has both numbers, else the longest at which any has.
+fn length(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>) -> Option<usize> {
+    let both: Vec<usize> = study
+        .models
+        .iter()
+        .flat_map(|m| {
+            let lengths = study.by_length(m, hit, retrieval::DRAWN).into_iter().map(|r| r.length);
+            lengths.filter(|l| row(study, m, ppl, perplexity::DRAWN, *l).is_some()).collect::<Vec<_>>()
+        })
+        .collect();
+    let longest = study.models.iter().map(|m| m.variant.trained_context).max()?;
+    both.iter().filter(|l| **l <= longest).max().or(both.iter().max()).copied()
+}
+
+fn figure(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>, length: usize) -> Option<Figure> {
+    let mut series = Vec::new();
+    for model in &study.models {
+        let found = row(study, model, ppl, perplexity::DRAWN, length).zip(row(study, model, hit, retrieval::DRAWN, length));
+        let Some((p, h)) = found.filter(|(p, _)| p.value.is_finite() && p.value > 0.0) else { continue };
+        let across = (p.low.is_finite() && p.high.is_finite()).then_some((p.low, p.high));
+        let point = Datum { across, ..Datum::new(p.value, h.value, h.low, h.high) };
+        let label = format!("{} ({}, {})", model.label, ticks::number(p.value), tables::shown(h));
+        series.push(Series { label, style: model.style, points: vec![point] });
+    }
+    let ends = || series.iter().flat_map(|s| &s.points).flat_map(|p| [p.x, p.across.map_or(p.x, |a| a.0), p.across.map_or(p.x, |a| a.1)]);
+    let (low, high) = ends().filter(|v| *v > 0.0).fold((f64::INFINITY, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
+    if series.len() < 2 {
+        return None;
+    }
+    let room = (high / low).powf(0.06).max(1.02);
+    let subtitle = format!(
+        "At {} tokens, the longest trained length that was measured. Best is the upper left; bars are 95 % intervals.{}",
+        ticks::count(length as u64),
+        key(&series).replace("Solid lines and filled marks", "Filled").replace("dashed and hollow", "hollow"),
+    );
+    let list: Vec<String> = series.iter().map(|s| s.label.clone()).collect();
+    let x = Axis {
+        label: format!("perplexity ({}), lower is better", ppl.name),
+        scale: Scale::Log10,
+        format: Format::Number,
+        low: low / room,
+        high: high * room,
+    };
+    let chart = LineChart {
+        x,
+        y: Axis::of_shares(&format!("{} accuracy", hit.task)),
+        verticals: Vec::new(),
+        horizontals: Vec::new(),
+        intervals: Intervals::Bars,
+        naming: Naming::Legend,
+        overflow: Overflow::Each,
+        markers: 1,
+        series,
+    };
+    Some(Figure {
+        id: format!("tradeoff-{length}"),
+        title: "Perplexity against retrieval".to_owned(),
+        subtitle,
+        description: format!("Perplexity and {} accuracy at {length} tokens: {}.", hit.task, list.join("; ")),
+        chart: Chart::Lines(chart),
+    })
+}

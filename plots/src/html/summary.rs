@@ -1,0 +1,221 @@
+//! The findings, computed from the rows.
+
+use eval::report::Row;
+
+use super::{escaped, parts};
+use crate::figures::{Table, TableCell, beyond, listed};
+use crate::study::{Model, Protocol, Study, distinct};
+use crate::ticks;
+
+/// Sentences, then the numbers behind them.
+pub(super) fn section(study: &Study<'_>) -> String {
+    let mut findings = Vec::new();
+    for protocol in study.protocols(true) {
+        findings.extend(perplexity(study, protocol));
+    }
+    for protocol in study.protocols(false) {
+        findings.extend(retrieval(study, protocol));
+    }
+    let mut out = String::from("<section id=\"summary\">\n<h2>Summary</h2>\n");
+    if findings.is_empty() {
+        out.push_str("<p>The report has no rows, so there is nothing to sum up.</p>\n");
+    } else {
+        out.push_str("<ul class=\"findings\">\n");
+        findings.iter().for_each(|f| out.push_str(&format!("<li>{}</li>\n", escaped(f))));
+        out.push_str("</ul>\n");
+        tables(study).iter().for_each(|t| out.push_str(&parts::table(t)));
+    }
+    out.push_str("</section>\n");
+    out
+}
+
+/// A measured row of a model.
+type Measured<'s, 'a> = (&'s Model, &'a Row);
+
+fn at<'s, 'a>(study: &'s Study<'a>, protocol: Protocol<'a>, metric: &str, length: usize) -> Vec<Measured<'s, 'a>> {
+    let found = |m: &'s Model| study.by_length(m, protocol, metric).into_iter().find(|r| r.length == length);
+    study.models.iter().filter_map(|m| found(m).map(|r| (m, r))).collect()
+}
+
+/// Lengths worth a column: the longest measured ones within each original and trained context, and the longest of all.
+fn key_lengths(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Vec<usize> {
+    let measured =
+        distinct(study.models.iter().flat_map(|m| study.by_length(m, protocol, metric)).map(|r| r.length));
+    let contexts = study.original_contexts().into_iter().chain(study.trained_contexts());
+    let within = |n: usize| measured.iter().copied().filter(|l| *l <= n).max();
+    distinct(contexts.filter_map(within).chain(measured.last().copied()))
+}
+
+/// The longest measured length within any trained context.
+fn longest_trained(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<usize> {
+    let trained = study.models.iter().map(|m| m.variant.trained_context).max()?;
+    key_lengths(study, protocol, metric).into_iter().filter(|l| *l <= trained).max()
+}
+
+/// The first variant that was not extended, with its shortest key length and its longest measured one.
+fn unchanged<'s, 'a>(
+    study: &'s Study<'a>,
+    protocol: Protocol<'a>,
+    metric: &str,
+) -> Option<(&'s Model, &'a Row, &'a Row)> {
+    let keys = key_lengths(study, protocol, metric);
+    let plain = |m: &&Model| m.variant.trained_tokens == 0 && m.variant.trained_context == m.variant.original_context;
+    study.models.iter().filter(plain).find_map(|m| {
+        let rows = study.by_length(m, protocol, metric);
+        let first = rows.iter().find(|r| keys.contains(&r.length))?;
+        rows.last().filter(|last| last.length > first.length).map(|last| (m, *first, *last))
+    })
+}
+
+fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
+    let metric = "perplexity";
+    let mut out = Vec::new();
+    if let Some((model, first, last)) = unchanged(study, protocol, metric) {
+        let change = if last.value.is_finite() && first.value > 0.0 {
+            format!("{} times as much", ticks::number(last.value / first.value))
+        } else {
+            "no longer a number".to_owned()
+        };
+        out.push(format!(
+            "Perplexity ({}): {}, not extended, has {} at {} tokens and {} at {}: {change}.",
+            protocol.name,
+            model.label,
+            ticks::number(first.value),
+            ticks::tokens(first.length),
+            ticks::number(last.value),
+            ticks::tokens(last.length)
+        ));
+    }
+    let Some(length) = longest_trained(study, protocol, metric) else { return out };
+    let mut found: Vec<Measured<'_, '_>> = at(study, protocol, metric, length);
+    found.retain(|(_, r)| r.value.is_finite());
+    found.sort_by(|a, b| a.1.value.total_cmp(&b.1.value));
+    let Some((best, row)) = found.first().copied() else { return out };
+    let own = study.by_length(best, protocol, metric);
+    let first = own.iter().find(|r| r.length >= best.variant.original_context.max(1) && r.length < length);
+    let against = first.map_or_else(String::new, |f| {
+        format!(" ({} times its own {} at {})", ticks::number(row.value / f.value), ticks::number(f.value), ticks::tokens(f.length))
+    });
+    let near: Vec<String> = found[1..].iter().filter(|(_, r)| r.low <= row.high).map(|(m, _)| m.label.clone()).collect();
+    let settled = match near.len() {
+        0 if found.len() > 1 => " No other interval reaches its own.".to_owned(),
+        0 => String::new(),
+        _ => format!(" The intervals of {} overlap with its own.", listed(&near)),
+    };
+    out.push(format!(
+        "Perplexity ({}) at {} tokens, the longest trained length measured, is lowest for {}: {}, 95 % interval {}{against}.{settled}",
+        protocol.name,
+        ticks::tokens(length),
+        best.label,
+        ticks::number(row.value),
+        ticks::interval(row.low, row.high)
+    ));
+    out
+}
+
+fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
+    let metric = "accuracy";
+    let mut out = Vec::new();
+    let share = |r: &Row| format!("{} % ({} of {})", ticks::percent(r.value), ticks::number((r.value * r.count as f64).round()), r.count);
+    if let Some((model, first, last)) = unchanged(study, protocol, metric) {
+        out.push(format!(
+            "{} ({}): {}, not extended, finds {} at {} tokens and {} at {}.",
+            protocol.task,
+            protocol.name,
+            model.label,
+            share(first),
+            ticks::tokens(first.length),
+            share(last),
+            ticks::tokens(last.length)
+        ));
+    }
+    let Some(length) = longest_trained(study, protocol, metric) else { return out };
+    let found = at(study, protocol, metric, length);
+    let top = found.iter().map(|(_, r)| r.value).filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
+    let best: Vec<String> = found.iter().filter(|(_, r)| r.value >= top).map(|(m, _)| m.label.clone()).collect();
+    if let Some((_, row)) = found.iter().find(|(_, r)| r.value >= top) {
+        let range = format!("{} to {} %", ticks::percent(row.low), ticks::percent(row.high));
+        out.push(format!(
+            "{} ({}) at {} tokens, the longest trained length measured: most are found by {}, {}, 95 % interval {range}.",
+            protocol.task,
+            protocol.name,
+            ticks::tokens(length),
+            listed(&best),
+            share(row)
+        ));
+    }
+    out
+}
+
+/// One table for each protocol: key lengths, and for shares the pooled numbers within and beyond the window.
+fn tables(study: &Study<'_>) -> Vec<Table> {
+    let perplexity = study.protocols(true).into_iter().filter_map(|p| table(study, p, "perplexity"));
+    let retrieval = study.protocols(false).into_iter().filter_map(|p| table(study, p, "accuracy"));
+    perplexity.chain(retrieval).collect()
+}
+
+fn table(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Table> {
+    let lengths = key_lengths(study, protocol, metric);
+    let pooled = metric == "accuracy";
+    let mut head = vec!["variant".to_owned()];
+    head.extend(lengths.iter().map(|l| format!("at {}", ticks::tokens(*l))));
+    if pooled {
+        head.extend(["within its window".to_owned(), "beyond it".to_owned()]);
+    }
+    let mut rows = Vec::new();
+    for model in &study.models {
+        let measured = study.by_length(model, protocol, metric);
+        if measured.is_empty() {
+            continue;
+        }
+        let mut cells = vec![TableCell::head(&model.label)];
+        cells.extend(lengths.iter().map(|length| {
+            let row = measured.iter().find(|r| r.length == *length);
+            row.map_or_else(|| TableCell::plain("not run"), |r| crate::figures::cell(model, r))
+        }));
+        if pooled {
+            let (outside, inside): (Vec<&Row>, Vec<&Row>) = measured.iter().partition(|r| beyond(model, r.length));
+            cells.extend([pool(&inside, false), pool(&outside, true)]);
+        }
+        rows.push(cells);
+    }
+    let what = if pooled { "accuracy, with all lengths pooled within and beyond each variant's trained window" } else { metric };
+    let caption = format!("{} ({}): {what}. Small print: 95 % interval and count.", protocol.task, protocol.name);
+    (!rows.is_empty()).then_some(Table { caption, head, rows })
+}
+
+/// Shares of several rows as one, with Wilson's interval.
+fn pool(rows: &[&Row], beyond: bool) -> TableCell {
+    let finite = rows.iter().filter(|r| r.value.is_finite());
+    let (hits, count) = finite.fold((0.0, 0), |(h, n), r| (h + r.value * r.count as f64, n + r.count));
+    if count == 0 {
+        return TableCell::plain("not run");
+    }
+    let (low, high) = wilson(hits, count);
+    let text = format!("{} %", ticks::percent(hits / count as f64));
+    let small = format!("{} to {}; n = {}", ticks::percent(low), ticks::percent(high), ticks::count(count));
+    TableCell { text, small, beyond, ..TableCell::default() }
+}
+
+/// The 95 % interval of a share (Wilson 1927, equation 4, with z = 1.96).
+fn wilson(hits: f64, count: u64) -> (f64, f64) {
+    let (n, z2) = (count as f64, 1.959_964_f64 * 1.959_964);
+    let share = hits / n;
+    let middle = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half = (z2 * (share * (1.0 - share) / n + z2 / (4.0 * n * n))).sqrt() / (1.0 + z2 / n);
+    ((middle - half).max(0.0), (middle + half).min(1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_matches_published_values() {
+        // Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611.
+        let (low, high) = wilson(81.0, 263);
+        assert!((low - 0.2553).abs() < 5e-5 && (high - 0.3662).abs() < 5e-5, "{low} {high}");
+        let (low, high) = wilson(0.0, 20);
+        assert!(low.abs() < 1e-12 && (high - 0.1611).abs() < 5e-5, "{low} {high}");
+    }
+}
