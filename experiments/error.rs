@@ -127,6 +127,12 @@ impl From<crate::hub::HubError> for Failure {
     }
 }
 
+impl From<crate::data::DataError> for Failure {
+    fn from(error: crate::data::DataError) -> Self {
+        Self::from_fault(error.kind(), error.to_string())
+    }
+}
+
 impl From<eval::ModelError> for Failure {
     fn from(error: eval::ModelError) -> Self {
         Self::data(error.to_string())

@@ -8,10 +8,12 @@ use eval::{
     Depths, EvalError, LanguageModel, Monitor, PerplexityOptions, RetrievalOptions, perplexity, retrieve,
 };
 
+use crate::data::documents;
 use crate::error::{Failure, FailureKind};
 use crate::model::ModelFolder;
 use crate::runtime::progress::Progress;
 use crate::runtime::signals::StopFlag;
+use crate::train::spec_of;
 
 /// Documents as token ids, and a hash of them.
 #[derive(Debug, Clone)]
@@ -36,17 +38,15 @@ impl Documents {
         piece: Option<usize>,
         most: Option<usize>,
     ) -> Result<Self, Failure> {
-        let _ = text_field;
+        let tokenizer = model.tokenizer()?;
         let mut all = Vec::new();
-        for p in paths { for e in std::fs::read_dir(crate::assets::text(p)).unwrap().flatten().map(|e|e.path()) {
-            if !e.to_string_lossy().ends_with(".zst") { continue; }
-            let text = String::from_utf8(zstd::decode_all(std::fs::File::open(e).unwrap()).unwrap()).unwrap();
-            let ids = model.tokenizer.encode(&text)?;
+        for document in documents(&spec_of("evaluation", paths, text_field))? {
+            let ids = tokenizer.encode(&document?.text)?;
             match piece {
                 Some(piece) if piece > 0 => all.extend(ids.chunks_exact(piece).map(<[u32]>::to_vec)),
                 _ => all.push(ids),
             }
-        }}
+        }
         if all.is_empty() {
             let why = piece.map_or(String::new(), |piece| format!(" of at least {piece} tokens"));
             return Err(Failure::data(format!("{}: no document{why} in them", paths.join(", "))));
@@ -111,7 +111,7 @@ pub fn passkey_rows(
     labels: Labels,
     stop: &StopFlag,
 ) -> Result<Vec<Row>, Failure> {
-    let task = Generator::new(&model.tokenizer, variant, model.llama.config.bos)
+    let task = Generator::new(model.tokenizer()?, variant, model.llama.config.bos)
         .map_err(|error| Failure::config(error.to_string()))?;
     let label = format!("{} passkey", labels.variant);
     let found = watched(&label, stop, |monitor| retrieve(&task, reader, options, monitor))?;

@@ -21,9 +21,3 @@ pub mod sniff;
 pub mod study;
 pub mod tokenizer;
 pub mod train;
-
-/// t
-pub struct TmpR { /// t
-    pub html: std::path::PathBuf }
-/// t
-pub fn tmp_render(_: &[(String, ::eval::report::Report)], p: &std::path::Path) -> TmpR { TmpR { html: p.join("report.html") } }

@@ -200,7 +200,7 @@ impl Session {
     ) -> Result<Report, Failure> {
         let mut hashes = self.recorder.hashes.clone();
         hashes.insert("weights".into(), weights_hash(&self.model.dir)?);
-        hashes.insert("tokenizer".into(), self.model.tokenizer.hash().to_owned());
+        hashes.insert("tokenizer".into(), self.model.tokenizer()?.hash().to_owned());
         hashes.extend(data.map(|hash| ("documents".to_owned(), hash)));
         let mut provenance = self.recorder.provenance(self.model.device(), self.model.kind(), config);
         provenance.hashes = hashes;

@@ -52,7 +52,7 @@ impl Generate {
             (None, None) => return Err(Failure::config("give --prompt or --file")),
         };
         let config = &model.llama.config;
-        let ids: Vec<u32> = config.bos.into_iter().chain(model.tokenizer.encode(&text)?).collect();
+        let ids: Vec<u32> = config.bos.into_iter().chain(model.tokenizer()?.encode(&text)?).collect();
         if ids.is_empty() {
             return Err(Failure::config("the prompt is empty and the model has no beginning-of-text token"));
         }
@@ -68,7 +68,7 @@ impl Generate {
             }
             added.push(next);
             // Only what decodes whole is shown: a character may take several tokens.
-            let decoded = model.tokenizer.decode(&added)?;
+            let decoded = model.tokenizer()?.decode(&added)?;
             if !decoded.ends_with('\u{fffd}') && decoded.len() > shown.len() {
                 print(&decoded[shown.len()..]);
                 shown = decoded;

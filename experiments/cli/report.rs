@@ -33,7 +33,7 @@ impl Report {
             (None, [file]) => file.parent().unwrap_or(Path::new(".")).to_owned(),
             (None, _) => PathBuf::from("report"),
         };
-        let rendered = crate::tmp_render(&reports, &out);
+        let rendered = plots::render(&reports, &out).map_err(|error| Failure::data(error.to_string()))?;
         print(&format!("{}\n", rendered.html.display()));
         Ok(())
     }

@@ -94,7 +94,7 @@ impl Score {
                 let bytes = read_capped(path, INPUT_LIMIT)?;
                 let text = String::from_utf8(bytes)
                     .map_err(|error| Failure::data(format!("{}: is not UTF-8: {error}", path.display())))?;
-                let ids = model.tokenizer.encode(&text)?;
+                let ids = model.tokenizer()?.encode(&text)?;
                 Ok(model.llama.config.bos.into_iter().chain(ids).collect())
             }
             (None, Some(path)) => token_ids(path),

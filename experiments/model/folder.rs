@@ -50,8 +50,8 @@ pub struct ModelFolder {
     pub dir: PathBuf,
     /// The model.
     pub llama: Llama,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
+    /// Its tokenizer; none when the folder has none.
+    pub tokenizer: Option<Tokenizer>,
     /// How angles are computed.
     pub precision: Precision,
 }
@@ -76,7 +76,11 @@ impl ModelFolder {
     pub fn load(model: &str, options: LoadOptions) -> Result<Self, Failure> {
         let files = hub::resolve(model)?;
         let config = read_config(&files.dir)?;
-        let tokenizer = Tokenizer::from_file(&files.tokenizer(), config.vocab)?;
+        // Token ids can be scored without a tokenizer; whoever needs text asks for it by `tokenizer()`.
+        let tokenizer = match files.tokenizer().exists() || files.dir.join("tokenizer.model").exists() {
+            true => Some(Tokenizer::from_file(&files.tokenizer(), config.vocab)?),
+            false => None,
+        };
         let checkpoint = Checkpoint::open(&files.dir)?;
         let kind = match options.kind {
             Some(kind) => kind,
@@ -84,6 +88,16 @@ impl ModelFolder {
         };
         let llama = Llama::load(&checkpoint, config, options.backend, kind, options.device)?;
         Ok(Self { id: model.to_owned(), dir: files.dir, llama, tokenizer, precision: options.precision })
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// When the model's folder has none.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Failure> {
+        let missing = || Failure::data(format!("{}: there is no tokenizer.json, and text needs one", self.dir.display()));
+        self.tokenizer.as_ref().ok_or_else(missing)
     }
 
     /// The device.
@@ -149,7 +163,8 @@ impl ModelFolder {
         });
         write_json(&dir.join("generation_config.json"), &generation)?;
         write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?;
-        let beside = self.tokenizer.path().parent().unwrap_or(Path::new("."));
+        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
+        let beside = tokenizer.path().parent().unwrap_or(Path::new("."));
         TOKENIZER_FILES.iter().filter(|name| beside.join(name).is_file()).try_for_each(|name| {
             let target = dir.join(name);
             std::fs::copy(beside.join(name), &target).map(|_| ()).map_err(|error| io_failure("write", &target, &error))

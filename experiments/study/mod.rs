@@ -67,7 +67,7 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
     crate::atomic::write_bytes(&csv_path, table.as_bytes()).map_err(|error| io_failure("write", &csv_path, &error))?;
     let name = study.name.clone();
     let rendered =
-        crate::tmp_render(&[(name, report.clone())], run.path());
+        plots::render(&[(name, report.clone())], run.path()).map_err(|error| Failure::data(error.to_string()))?;
     let outcomes = expectations::outcomes(&study.expectations, &report);
     let failed = outcomes.iter().filter(|outcome| !outcome.holds).count();
     let mut summary = expectations::table(&report);

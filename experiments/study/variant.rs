@@ -89,7 +89,7 @@ pub fn result(
     }
     result.hashes.insert("base".into(), base_hash);
     result.hashes.insert("documents".into(), documents.hash.clone());
-    result.hashes.insert("tokenizer".into(), model.tokenizer.hash().to_owned());
+    result.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
     let folder = run.join("variants");
     std::fs::create_dir_all(&folder).map_err(|error| io_failure("make", &folder, &error))?;
     run.write_json(&format!("variants/{}.json", spec.name), &result)?;

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use eval::TextCodec;
 use eval::tasks::passkey::{Generator, Variant};
 
-use super::mix::{Dealt, Mix};
 use super::synthetic::{Draws, keyed, repeated};
 use crate::config::{Source, SourceKind, Stage};
-use super::sources::Loader;
+use crate::data::{Dealt, Loader, Mixture};
+use crate::data::rng::CounterRng;
 use crate::error::Failure;
 
 /// First id that made text draws from: the ones below are special tokens of the bundled tokenizers.
@@ -42,7 +42,7 @@ pub struct Materials<'a> {
 pub struct Feed<'a> {
     materials: Materials<'a>,
     length: usize,
-    mix: Mix,
+    mix: Mixture,
     drawn: Vec<Drawn<'a>>,
 }
 
@@ -55,20 +55,25 @@ struct Drawn<'a> {
 
 impl<'a> Feed<'a> {
     /// The sequences of `stage`, number `index` of the run; `loaders` holds text by source name at this length.
+    ///
+    /// # Errors
+    ///
+    /// When a share is too small to come up.
     pub fn new(
         materials: Materials<'a>,
         sources: &'a [Source],
         stage: &Stage,
         index: usize,
         loaders: &'a BTreeMap<String, Loader>,
-    ) -> Self {
+    ) -> Result<Self, Failure> {
         let in_mix = || sources.iter().filter_map(|source| stage.mix.get(&source.name).map(|&weight| (source, weight)));
-        let weights: Vec<f64> = in_mix().map(|(_, weight)| weight).collect();
+        let weights: Vec<(&str, f64)> = in_mix().map(|(source, weight)| (source.name.as_str(), weight)).collect();
         let drawn = in_mix()
             .map(|(source, _)| Drawn { name: &source.name, kind: source.kind, loader: loaders.get(&source.name) })
             .collect();
         let materials = Materials { seed: materials.seed.wrapping_add(index as u64), ..materials };
-        Self { materials, length: stage.length, mix: Mix::new(&weights, materials.seed), drawn }
+        let mix = Mixture::new(&weights, CounterRng::new(materials.seed).stream("mix"))?;
+        Ok(Self { materials, length: stage.length, mix, drawn })
     }
 
     /// Sequence `number`: the same whenever it is asked for.
@@ -93,7 +98,7 @@ impl<'a> Feed<'a> {
     }
 
     fn text(&self, loader: &Loader, index: u64) -> Result<Sequence, Failure> {
-        let sequence = loader.sequence(index)?;
+        let sequence = loader.sequence(index);
         Ok(Sequence { tokens: sequence.tokens, starts: sequence.starts.iter().map(|&start| start as usize).collect() })
     }
 
@@ -108,7 +113,7 @@ impl<'a> Feed<'a> {
         let (depth, seed) = (draws.uniform(), draws.below(u64::MAX));
         let sample = match haystack {
             Some(loader) if draws.below(2) == 0 => {
-                let text = loader.sequence(draws.below(loader.len().max(1)))?.tokens;
+                let text = loader.sequence(draws.below(loader.len().max(1))).tokens;
                 generator.sample_in(&text, wanted, depth, seed)
             }
             _ => generator.sample(wanted, depth, seed),

@@ -18,6 +18,9 @@ use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
 use crate::tokenizer::Tokenizer;
 
+/// Largest vocabulary that a new model may get.
+const LARGEST_VOCAB: usize = 1 << 20;
+
 /// Where and how a recipe is run.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -82,7 +85,7 @@ pub fn train_model(
     run.write_toml("resolved.toml", &recipe)?;
     let sources = TextSources::open(&recipe, &model, &run)?;
     recorder.hashes.insert("data".into(), sources.fingerprint());
-    recorder.hashes.insert("tokenizer".into(), model.tokenizer.hash().to_owned());
+    recorder.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
     let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
     run.write_json("provenance.json", &provenance)?;
     eprint!("{}", summary(&recipe, &model, &sources));
@@ -102,11 +105,11 @@ pub fn train_model(
 fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<ModelFolder, Failure> {
     let place = recipe.model.tokenizer.as_deref().unwrap_or_default();
     let dir = tokenizer_folder(place)?;
-    let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"), usize::MAX)?;
+    let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"), LARGEST_VOCAB)?;
     let config = ModelConfig::from_hf(&config_of(shape, &tokenizer))?;
     let kind = load.kind.unwrap_or(tch::Kind::Float);
     let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
-    Ok(ModelFolder { id: recipe.name.clone(), dir, llama, tokenizer, precision: load.precision })
+    Ok(ModelFolder { id: recipe.name.clone(), dir, llama, tokenizer: Some(tokenizer), precision: load.precision })
 }
 
 /// The folder of a tokenizer: `bundled`, or a model as everywhere else.

@@ -1,53 +1,121 @@
-//! TEMP
+//! The documents of a recipe, tokenized once, and a loader of them for each stage.
+
 use std::collections::BTreeMap;
-use crate::config::{Recipe, Stage};
-use crate::data::rng::CounterRng;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::assets;
+use crate::config::{Recipe, Source, Stage};
+use crate::data::{
+    Encoder, Loader, LoaderSource, Mode, Packing, SequenceStart, SourceSpec, StoreOptions, TokenStore,
+    token_store,
+};
 use crate::error::Failure;
 use crate::model::ModelFolder;
+use crate::runtime::progress::Progress;
 use crate::runtime::run_dir::RunDir;
 
-/// temp
-pub struct Loader { tokens: Vec<u32>, rng: CounterRng, length: usize, bos: u32 }
-/// temp
-pub struct Seq { /// t
-    pub tokens: Vec<u32>, /// s
-    pub starts: Vec<u32> }
-impl Loader {
-    /// t
-    pub fn sequence(&self, index: u64) -> Result<Seq, Failure> {
-        let at = self.rng.below(index, (self.tokens.len() - self.length - 1) as u64) as usize;
-        let mut tokens = self.tokens[at..at + self.length + 1].to_vec();
-        tokens[0] = self.bos;
-        Ok(Seq { tokens, starts: vec![0] })
-    }
-    /// t
-    pub fn len(&self) -> u64 { (self.tokens.len() / self.length) as u64 }
+/// Name of the folder, beside the run's, that keeps tokenized text.
+const STORE_FOLDER: &str = ".tokens";
+
+/// Tokenized text by source name.
+pub struct TextSources {
+    stores: Vec<(Source, Arc<TokenStore>)>,
+    bos: Option<u32>,
+    seed: u64,
 }
-/// temp
-pub struct TextSources { tokens: BTreeMap<String, Vec<u32>>, bos: u32, seed: u64 }
+
 impl TextSources {
-    /// t
-    pub fn open(recipe: &Recipe, model: &ModelFolder, _run: &RunDir) -> Result<Self, Failure> {
-        let mut tokens = BTreeMap::new();
-        for s in recipe.sources.iter().filter(|s| !s.paths.is_empty()) {
-            let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/assets/text/train");
-            let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().flatten().map(|e| e.path()).collect();
-            names.sort();
-            let mut all = Vec::new();
-            for n in names.iter().filter(|n| n.to_string_lossy().ends_with(".zst")) {
-                let text = String::from_utf8(zstd::decode_all(std::fs::File::open(n).unwrap()).unwrap()).unwrap();
-                all.extend(model.tokenizer.encode(&text)?);
-            }
-            tokens.insert(s.name.clone(), all);
+    /// Reads and tokenizes the sources of a recipe that have paths, or finds what an earlier run kept.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, or a source has no documents.
+    pub fn open(recipe: &Recipe, model: &ModelFolder, run: &RunDir) -> Result<Self, Failure> {
+        let cache = run.path().parent().unwrap_or(Path::new(".")).join(STORE_FOLDER);
+        let mut stores: Vec<(Source, Arc<TokenStore>)> = Vec::new();
+        for source in recipe.sources.iter().filter(|source| !source.paths.is_empty()) {
+            let same = stores.iter().find(|(other, _)| other.paths == source.paths && other.text_field == source.text_field);
+            let store = match same {
+                Some((_, store)) => Arc::clone(store),
+                None => Arc::new(tokenized(source, model, &cache)?),
+            };
+            stores.push((source.clone(), store));
         }
-        Ok(Self { tokens, bos: model.llama.config.bos.unwrap_or(0), seed: recipe.seed })
+        Ok(Self { stores, bos: model.llama.config.bos, seed: recipe.seed })
     }
-    /// t
+
+    /// Loaders by source name for a stage, number `index` of the run.
+    ///
+    /// # Errors
+    ///
+    /// When a source is smaller than one sequence, or its documents are all too short.
     pub fn loaders(&self, stage: &Stage, index: usize) -> Result<BTreeMap<String, Loader>, Failure> {
-        Ok(self.tokens.iter().map(|(n, t)| (n.clone(), Loader { tokens: t.clone(), rng: CounterRng::new(self.seed + index as u64).stream(n), length: stage.length, bos: self.bos })).collect())
+        let start = if self.bos.is_some() { SequenceStart::Bos } else { SequenceStart::AsCut };
+        let packing = Packing { length: stage.length, mode: Mode::Stream, bos: self.bos, eos: None, start };
+        self.stores
+            .iter()
+            .filter(|(source, _)| stage.mix.contains_key(&source.name))
+            .map(|(source, store)| {
+                let only = LoaderSource {
+                    name: source.name.clone(),
+                    corpus: Arc::clone(store) as Arc<dyn crate::data::Corpus>,
+                    weight: 1.0,
+                    min_tokens: source.min_tokens as u64,
+                };
+                let loader = Loader::new(vec![only], packing, self.seed.wrapping_add(index as u64))?;
+                Ok((source.name.clone(), loader))
+            })
+            .collect()
     }
-    /// t
-    pub fn fingerprint(&self) -> String { String::new() }
-    /// t
-    pub fn page(&self) -> String { String::new() }
+
+    /// A hash of all tokens.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (source, store) in &self.stores {
+            hasher.update(source.name.as_bytes()).update(store.hash().as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// For each source, how long its documents are.
+    pub fn page(&self) -> String {
+        let mut page = String::new();
+        for (source, store) in &self.stores {
+            let manifest = store.manifest();
+            page += &format!(
+                "source {}: {} documents, {} tokens, {} empty, {} records skipped\n",
+                source.name,
+                store.documents(),
+                store.tokens(),
+                manifest.tally.empty,
+                manifest.tally.bad
+            );
+        }
+        page
+    }
+}
+
+/// What a recipe's source is to the data pipeline.
+pub fn spec_of(name: &str, paths: &[String], text_field: &str) -> SourceSpec {
+    let paths: Vec<_> = paths.iter().map(|path| assets::text(path)).collect();
+    SourceSpec::new(name, &paths, text_field)
+}
+
+fn tokenized(source: &Source, model: &ModelFolder, cache: &Path) -> Result<TokenStore, Failure> {
+    let tokenizer = model.tokenizer()?;
+    let encode = |text: &str| tokenizer.encode(text).map_err(|error| error.to_string());
+    let encoder =
+        Encoder { encode: &encode, tokenizer_hash: tokenizer.hash(), vocab_size: model.llama.config.vocab };
+    let mut progress: Option<Progress> = None;
+    let spec = spec_of(&source.name, &source.paths, &source.text_field);
+    let store = token_store(&spec, &encoder, &StoreOptions::new(cache), &mut |done| {
+        let label = format!("{}: tokenizing", source.name);
+        let bar = progress.get_or_insert_with(|| Progress::new(&label, done.files));
+        bar.update(done.tally.files, &format!("{} tokens", done.tokens));
+    })?;
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    Ok(store)
 }

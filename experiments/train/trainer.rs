@@ -154,14 +154,14 @@ impl Trainer {
             let loaders = self.sources.loaders(&stage, index)?;
             while self.step < end_of_stage {
                 let materials = Materials {
-                    codec: &self.model.tokenizer,
+                    codec: self.model.tokenizer()?,
                     bos: self.model.llama.config.bos,
                     vocab: self.model.llama.config.vocab,
                     seed: self.recipe.seed,
                 };
                 let first = (self.step - start_of_stage) * stage.batch as u64;
                 let batch = {
-                    let feed = Feed::new(materials, &self.recipe.sources, &stage, index, &loaders);
+                    let feed = Feed::new(materials, &self.recipe.sources, &stage, index, &loaders)?;
                     (first..first + stage.batch as u64).map(|n| feed.sequence(n)).collect::<Result<Vec<_>, _>>()?
                 };
                 let metrics = self.take_step(&stage, &plan, &batch)?;
@@ -302,7 +302,7 @@ fn identity(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> Resu
     Ok(BTreeMap::from([
         ("recipe".to_owned(), recipe_hash),
         ("data".to_owned(), sources.fingerprint()),
-        ("tokenizer".to_owned(), model.tokenizer.hash().to_owned()),
+        ("tokenizer".to_owned(), model.tokenizer()?.hash().to_owned()),
     ]))
 }
 
