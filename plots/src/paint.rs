@@ -107,8 +107,10 @@ fn svg_text(surface: &mut SVGBackend<'_>, at: Point, words: &str, look: TextStyl
 /// Adds to the library's output what it has no words for: name and description, dashes, tips; and drops what the root
 /// element says once for all.
 fn finished(raw: &str, scene: &Scene, id: &str, title: &str, description: &str) -> String {
-    let mut strokes = scene.items.iter().filter_map(|i| if let Item::Path { stroke, .. } = i { Some(stroke) } else { None });
-    let tips = scene.items.iter().filter_map(|i| if let Item::Rect { tip, .. } = i { Some(tip.as_deref()) } else { None });
+    let mut strokes =
+        scene.items.iter().filter_map(|i| if let Item::Path { stroke, .. } = i { Some(stroke) } else { None });
+    let tips =
+        scene.items.iter().filter_map(|i| if let Item::Rect { tip, .. } = i { Some(tip.as_deref()) } else { None });
     // The background is the first rectangle and has no tip.
     let mut tips = std::iter::once(None).chain(tips);
     let mut out = header(scene, id, title, description);
@@ -123,7 +125,8 @@ fn finished(raw: &str, scene: &Scene, id: &str, title: &str, description: &str) 
                 None => out.push_str(&line),
             }
         } else if line.starts_with("<text") {
-            out.push_str(&line.replace(" dy=\"0.76em\"", "").replace(" font-family=\"DejaVu Sans\"", ""));
+            let line = line.replace(" dy=\"0.76em\"", "").replace(" font-family=\"DejaVu Sans\"", "");
+            out.push_str(&with_short_size(&line));
             out.push_str(lines.next().unwrap_or_default());
             out.push_str(lines.next().unwrap_or_default());
         } else {
@@ -148,6 +151,17 @@ fn header(scene: &Scene, id: &str, title: &str, description: &str) -> String {
         title = escaped(title),
         desc = escaped(description),
     )
+}
+
+/// The library divides the size, which leaves a tail of digits: rounds it to a tenth of a unit.
+fn with_short_size(line: &str) -> String {
+    const MARK: &str = "font-size=\"";
+    let parts =
+        line.split_once(MARK).and_then(|(head, rest)| rest.split_once('"').map(|(size, tail)| (head, size, tail)));
+    match parts.and_then(|(head, size, tail)| size.parse::<f64>().ok().map(|s| (head, s, tail))) {
+        Some((head, size, tail)) => format!("{head}{MARK}{}\"{tail}", (size * 10.0).round() / 10.0),
+        None => line.to_owned(),
+    }
 }
 
 fn with_dash(line: &str, stroke: Option<&Stroke>) -> String {
@@ -337,8 +351,7 @@ mod tests {
     #[test]
     fn dashes_cover_their_share_of_a_line() {
         let pieces = dashed(&[(0.0, 0.0), (10.0, 0.0), (10.0, 8.0)], &[4.0, 2.0]);
-        let ink: f64 =
-            pieces.iter().flat_map(|p| p.windows(2)).map(|w| (w[1].0 - w[0].0).hypot(w[1].1 - w[0].1)).sum();
+        let ink: f64 = pieces.iter().flat_map(|p| p.windows(2)).map(|w| (w[1].0 - w[0].0).hypot(w[1].1 - w[0].1)).sum();
         assert!((ink - 12.0).abs() < 1e-9, "{pieces:?}");
     }
 }

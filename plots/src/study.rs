@@ -93,8 +93,7 @@ impl<'a> Study<'a> {
 
     /// A model's rows of one protocol and metric over all depths together, one a length, shortest first.
     pub(crate) fn by_length(&self, model: &Model, protocol: Protocol<'a>, metric: &str) -> Vec<&'a Row> {
-        let mut rows: Vec<&Row> =
-            self.of(model, protocol, metric).into_iter().filter(|r| r.depth.is_none()).collect();
+        let mut rows: Vec<&Row> = self.of(model, protocol, metric).into_iter().filter(|r| r.depth.is_none()).collect();
         rows.sort_by_key(|r| r.length);
         rows.dedup_by_key(|r| r.length);
         rows
@@ -170,7 +169,8 @@ fn variants(report: &Report) -> Vec<Variant> {
     }
     let rows = report.rows.iter().map(|r| (&r.variant, r.model.as_str()));
     let others = report.position_loss.iter().map(|p| &p.variant);
-    let others = others.chain(report.spectra.iter().map(|s| &s.variant)).chain(report.training.iter().map(|t| &t.variant));
+    let others =
+        others.chain(report.spectra.iter().map(|s| &s.variant)).chain(report.training.iter().map(|t| &t.variant));
     for (name, model) in rows.chain(others.map(|v| (v, ""))) {
         if !all.iter().any(|v| v.name == *name) {
             all.push(Variant {

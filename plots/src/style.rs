@@ -53,16 +53,8 @@ pub(crate) enum Shape {
     Left,
 }
 
-const SHAPES: [Shape; 8] = [
-    Shape::Disc,
-    Shape::Square,
-    Shape::Up,
-    Shape::Diamond,
-    Shape::Down,
-    Shape::Pentagon,
-    Shape::Star,
-    Shape::Left,
-];
+const SHAPES: [Shape; 8] =
+    [Shape::Disc, Shape::Square, Shape::Up, Shape::Diamond, Shape::Down, Shape::Pentagon, Shape::Star, Shape::Left];
 
 const SOLID: [&[f64]; 4] = [&[], &[14.0, 3.0], &[12.0, 3.0, 2.0, 3.0], &[10.0, 2.0, 4.0, 2.0]];
 const DASHED: [&[f64]; 5] =

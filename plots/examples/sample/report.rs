@@ -76,7 +76,7 @@ fn variant((name, description, scheme, trained, ..): &Made) -> Variant {
 fn loss_at((name, .., slope, _): &Made, position: f64) -> f64 {
     let known = 4.02 + 1.9 / (1.0 + position / 9.0) - 0.012 * position.max(1.0).log2();
     let limit = if *name == "pi" { 1.0 } else { ORIGINAL as f64 };
-    let start = if *name == "pi" { 0.25 * slope } else { 0.0 };
+    let start = if *name == "pi" { 1.7 * slope } else { 0.0 };
     known + start + slope * (position / limit).max(1.0).log2() * if *name == "pi" { 0.09 } else { 1.0 }
 }
 
@@ -86,7 +86,9 @@ fn perplexity(made: &Made, noise: &mut Noise, rows: &mut Vec<Row>) {
         let mean = (0..steps).map(|i| loss_at(made, (f64::from(i) + 0.5) / f64::from(steps) * length as f64));
         let value = (mean.sum::<f64>() / f64::from(steps) + 0.004 * noise.next()).exp();
         let diverged = made.0 == "pi" && length == 4096;
-        for (protocol, metric, factor) in [("P2", "perplexity", 1.0), ("P2", "perplexity_published", 1.012), ("P1", "perplexity", 0.98)] {
+        for (protocol, metric, factor) in
+            [("P2", "perplexity", 1.0), ("P2", "perplexity_published", 1.012), ("P1", "perplexity", 0.98)]
+        {
             let value = if diverged { f64::NAN } else { value * factor };
             rows.push(Row {
                 task: "perplexity".to_owned(),
@@ -161,7 +163,8 @@ fn position_loss(made: &Made, noise: &mut Noise) -> PositionLoss {
         let last = positions[positions.len() - 1];
         positions.push(last + (last / 4).max(8));
     }
-    let loss: Vec<f64> = positions.iter().map(|p| loss_at(made, *p as f64 * 1.1 + 1.0) + 0.05 * (noise.next() - 0.5)).collect();
+    let loss: Vec<f64> =
+        positions.iter().map(|p| loss_at(made, *p as f64 * 1.1 + 1.0) + 0.05 * (noise.next() - 0.5)).collect();
     PositionLoss {
         variant: made.0.to_owned(),
         length,

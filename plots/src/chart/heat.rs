@@ -9,7 +9,7 @@ use crate::{text, ticks};
 /// Room for depth labels left of the leftmost panels.
 const DEPTHS: f64 = 66.0;
 /// Room for the colour bar on the right.
-const BAR: f64 = 64.0;
+const BAR: f64 = 76.0;
 /// Distance between panels.
 const GAP: f64 = 20.0;
 
@@ -108,7 +108,15 @@ fn draw_panel(scene: &mut Scene, grid: &HeatGrid, panel: &Panel, layout: &Layout
     contexts(scene, grid, panel, layout, corner, y);
 }
 
-fn row(scene: &mut Scene, grid: &HeatGrid, panel: &Panel, cells: &[Cell], layout: &Layout, at: Point, depth: Option<f64>) {
+fn row(
+    scene: &mut Scene,
+    grid: &HeatGrid,
+    panel: &Panel,
+    cells: &[Cell],
+    layout: &Layout,
+    at: Point,
+    depth: Option<f64>,
+) {
     for (i, (cell, length)) in cells.iter().zip(&grid.lengths).enumerate() {
         let corner = (at.0 + i as f64 * layout.cell.0, at.1);
         let place = match depth {
@@ -178,7 +186,8 @@ fn hatch(scene: &mut Scene, at: Point, size: Point) {
 /// Lines after the columns of the original and the trained context.
 fn contexts(scene: &mut Scene, grid: &HeatGrid, panel: &Panel, layout: &Layout, corner: Point, bottom: f64) {
     let (original, trained) = panel.contexts;
-    let edge = |context: usize| corner.0 + grid.lengths.iter().filter(|l| **l <= context).count() as f64 * layout.cell.0;
+    let edge =
+        |context: usize| corner.0 + grid.lengths.iter().filter(|l| **l <= context).count() as f64 * layout.cell.0;
     let small = layout.lines == 1 && grid.panels.len() > 1;
     let marks: Vec<(usize, &str, &'static [f64])> = if original == trained {
         vec![(original, if small { "orig." } else { "original context" }, ORIGINAL)]

@@ -74,7 +74,7 @@ fn aside(chart: &LineChart, series: &Series) -> f64 {
     }
     let index = chart.series.iter().position(|s| std::ptr::eq(s, series)).unwrap_or(0) as f64;
     let count = chart.series.len() as f64;
-    (index - (count - 1.0) / 2.0) * (36.0 / count).min(5.0)
+    (index - (count - 1.0) / 2.0) * (28.0 / count).min(4.5)
 }
 
 fn axes(scene: &mut Scene, chart: &LineChart, frame: &Frame) {
@@ -142,7 +142,8 @@ fn rules(scene: &mut Scene, chart: &LineChart, frame: &Frame, rows: &[usize]) {
         if (frame.top..=frame.bottom).contains(&y) {
             let stroke = Stroke { color: RULE, width: 1.4, dash: rule.dash };
             scene.path(vec![(frame.left, y), (frame.right, y)], stroke);
-            scene.text((frame.left + 8.0, y - 5.0), &rule.label, TextStyle::new(10.5, MUTED));
+            let style = TextStyle::new(10.5, MUTED).align(Align::End);
+            scene.text((frame.right - 8.0, y - 5.0), &rule.label, style);
         }
     }
 }
@@ -195,13 +196,16 @@ fn line(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame) ->
     for piece in clip::polyline(&points, frame) {
         scene.path(piece, stroke);
     }
-    let last = points.last().copied().flatten().map_or(frame.top, |p| p.1);
+    let last = points.iter().rev().flatten().next().map_or(frame.top, |p| p.1);
     last.clamp(frame.top, frame.bottom)
 }
 
 fn markers(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame) {
+    if chart.markers == 0 {
+        return;
+    }
     let shift = aside(chart, series);
-    let step = series.points.len().div_ceil(chart.markers.max(1)).max(1);
+    let step = series.points.len().div_ceil(chart.markers).max(1);
     for point in series.points.iter().step_by(step).filter(|p| p.y.is_finite()) {
         let (x, y) = place(chart, frame, point.x, point.y);
         if frame.contains((x, y)) {

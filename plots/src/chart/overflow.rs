@@ -32,7 +32,7 @@ fn columns(chart: &LineChart) -> Vec<Vec<Entry>> {
             }
         }
     }
-    entries.retain(|e| e.share.is_finite());
+    entries.retain(|e| (0.0..=1.0).contains(&e.share));
     entries.sort_by(|a, b| a.share.total_cmp(&b.share).then(height(b.value).total_cmp(&height(a.value))));
     let mut columns: Vec<Vec<Entry>> = Vec::new();
     for entry in entries {

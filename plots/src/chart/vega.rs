@@ -47,9 +47,12 @@ fn lines(chart: &LineChart) -> Value {
     let records = chart.series.iter().flat_map(|s| s.points.iter().map(|p| record(&s.label, p)));
     let names: Vec<&str> = chart.series.iter().map(|s| s.label.as_str()).collect();
     let colors: Vec<String> = chart.series.iter().map(|s| hex(s.style.color)).collect();
-    let dashes: Vec<&[f64]> = chart.series.iter().map(|s| if s.style.dash.is_empty() { &[1.0, 0.0][..] } else { s.style.dash }).collect();
-    let color = json!({ "field": "series", "type": "nominal", "title": null, "scale": { "domain": names, "range": colors } });
-    let dash = json!({ "field": "series", "type": "nominal", "title": null, "scale": { "domain": names, "range": dashes } });
+    let dashes: Vec<&[f64]> =
+        chart.series.iter().map(|s| if s.style.dash.is_empty() { &[1.0, 0.0][..] } else { s.style.dash }).collect();
+    let color =
+        json!({ "field": "series", "type": "nominal", "title": null, "scale": { "domain": names, "range": colors } });
+    let dash =
+        json!({ "field": "series", "type": "nominal", "title": null, "scale": { "domain": names, "range": dashes } });
     let (x, y) = (channel(&chart.x, "x"), channel(&chart.y, "y"));
     let mut low = channel(&chart.y, "low");
     low["title"] = y["title"].clone();
@@ -68,7 +71,8 @@ fn lines(chart: &LineChart) -> Value {
         json!({ "mark": { "type": "line", "clip": true }, "encoding": { "x": x, "y": y, "color": color, "strokeDash": dash } }),
     ];
     if chart.markers > 0 {
-        layers.push(json!({ "mark": { "type": "point", "clip": true }, "encoding": { "x": x, "y": y, "color": color } }));
+        layers
+            .push(json!({ "mark": { "type": "point", "clip": true }, "encoding": { "x": x, "y": y, "color": color } }));
     }
     layers.extend(rules);
     json!({ "width": 560, "height": 340, "data": { "values": records.collect::<Vec<_>>() }, "layer": layers })

@@ -15,7 +15,7 @@ use crate::chart::{Figure, Rule, Series};
 use crate::study::Study;
 use crate::ticks;
 
-pub(crate) use tables::{Table, TableCell, beyond, cell};
+pub(crate) use tables::{Table, TableCell, beyond, cell, shared_count, small_print};
 
 /// A part of the page.
 pub(crate) enum Part {
@@ -113,15 +113,24 @@ fn key(series: &[Series]) -> &'static str {
     }
 }
 
-/// The largest value worth showing: well above what the models do inside the lengths that they were trained at, so that
-/// a diverged model leaves the frame instead of flattening the others. All values when none is far above.
+/// The largest value worth showing: well above the middle of what the models do inside the lengths that they were
+/// trained at, so that a diverged model leaves the frame instead of flattening the others. All values when none is far
+/// above.
 fn ceiling(inside: impl Iterator<Item = f64>, all: impl Iterator<Item = f64> + Clone) -> f64 {
     let finite = all.filter(|v| v.is_finite());
     let least = finite.clone().fold(f64::INFINITY, f64::min);
     let most = finite.fold(f64::NEG_INFINITY, f64::max);
-    let inside = inside.filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
-    let limit = (inside * 1.25).max(least * 2.0);
+    let mut inside: Vec<f64> = inside.filter(|v| v.is_finite()).collect();
+    inside.sort_by(f64::total_cmp);
+    let middle = inside.get(inside.len() / 2).copied().unwrap_or(least);
+    let limit = (middle * 2.5).max(least * 2.5);
     if most <= limit * 1.3 { most } else { limit }
+}
+
+/// A word with a capital letter.
+pub(crate) fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |c| c.to_uppercase().chain(letters).collect())
 }
 
 /// `one`, `one and two`, `one, two and three`.
@@ -141,7 +150,7 @@ mod tests {
     fn a_diverged_model_does_not_set_the_scale() {
         let inside = [60.0, 58.0];
         let limit = ceiling(inside.into_iter(), [60.0, 58.0, 70.0, 4000.0, f64::NAN].into_iter());
-        assert!((70.0..200.0).contains(&limit), "{limit}");
+        assert!((140.0..160.0).contains(&limit), "{limit}");
         let near = ceiling(inside.into_iter(), [60.0, 58.0, 71.0].into_iter());
         assert!((near - 71.0).abs() < 1e-12);
     }

@@ -19,7 +19,8 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
             parts.push(Part::Figure(Box::new(figure)));
         }
         for metric in metrics {
-            let caption = format!("{} by context length, protocol {}.{}", heading(metric), protocol.name, how(study, protocol));
+            let caption =
+                format!("{} by context length, protocol {}.{}", heading(metric), protocol.name, how(study, protocol));
             parts.extend(tables::by_length(study, protocol, metric, &caption).map(Part::Table));
         }
     }
@@ -71,11 +72,8 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
     let lengths = series.iter().flat_map(|s| s.points.iter().map(|p| p.x));
     let x = Axis::of_lengths("context length (tokens)", lengths.clone());
     let description = description(&series, protocol);
-    let subtitle = format!(
-        "Protocol {}. Lower is better; bands are 95 % intervals over documents; both axes are logarithmic.{}",
-        protocol.name,
-        key(&series)
-    );
+    let subtitle =
+        format!("Lower is better; bands are 95 % intervals over documents; both axes are logarithmic.{}", key(&series));
     let chart = LineChart {
         x,
         y: y_axis(&series, ceiling(inside.into_iter(), all.into_iter())),
@@ -89,7 +87,7 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
     };
     Some(Figure {
         id: protocol.slug(),
-        title: "Perplexity against context length".to_owned(),
+        title: format!("Perplexity against context length ({})", protocol.name),
         subtitle,
         description,
         chart: Chart::Lines(chart),

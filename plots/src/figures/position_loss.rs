@@ -22,7 +22,10 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
             .collect();
         if let Some(figure) = figure(study, &curves, length) {
             parts.push(Part::Figure(Box::new(figure)));
-            parts.push(Part::Folded("Loss by position as a table".to_owned(), vec![Part::Table(table(&curves, length))]));
+            parts.push(Part::Folded(
+                "Loss by position as a table".to_owned(),
+                vec![Part::Table(table(&curves, length))],
+            ));
         }
     }
     parts
@@ -51,14 +54,16 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
     for (model, curve) in curves {
         let points = points(curve);
         all.extend(points.iter().map(|p| p.y));
-        // The first tokens have little to go by; they must not set the scale.
-        let settled = |p: &&Datum| !super::beyond(model, p.x as usize) && p.x >= 16.0;
-        inside.extend(points.iter().filter(settled).map(|p| p.y));
+        inside.extend(points.iter().filter(|p| !super::beyond(model, p.x as usize)).map(|p| p.y));
         series.push(Series { label: model.label.clone(), style: model.style, points });
     }
-    let x = Axis::of_lengths("position in the context (tokens)", series.iter().flat_map(|s| s.points.iter().map(|p| p.x)));
+    let mut x =
+        Axis::of_lengths("position in the context (tokens)", series.iter().flat_map(|s| s.points.iter().map(|p| p.x)));
+    // The steep fall over the first tokens is the same for all and would take most of the frame.
+    let start = study.original_contexts().first().map_or(x.low, |n| (*n as f64 / 16.0).max(x.low));
+    x.low = start.min(x.high / 4.0);
     let limit = ceiling(inside.into_iter(), all.into_iter());
-    let shown = series.iter().flat_map(|s| &s.points).filter(|p| p.y.is_finite() && p.y <= limit);
+    let shown = series.iter().flat_map(|s| &s.points).filter(|p| p.x >= x.low && p.y.is_finite() && p.y <= limit);
     let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.y), h.max(p.y)));
     if series.is_empty() || low > high {
         return None;
@@ -67,7 +72,7 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
     let documents = curves.iter().map(|(_, c)| c.documents).max().unwrap_or(0);
     let subtitle = format!(
         "Mean loss of the tokens in each stretch of positions, passes of {} tokens over {documents} documents; bands are \
-         95 % bootstrap intervals.{}",
+         95 % bootstrap intervals. The first positions are in the table alone.{}",
         ticks::count(length as u64),
         key(&series)
     );

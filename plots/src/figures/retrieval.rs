@@ -1,7 +1,7 @@
 //! Retrieval: accuracy against length, and heat maps of depth by length.
 
 use super::tables;
-use super::{Part, context_rules, key};
+use super::{Part, capital, context_rules, key};
 use crate::chart::{Axis, Cell, Chart, Datum, Figure, HeatGrid, Intervals, LineChart, Naming, Overflow, Panel, Series};
 use crate::study::{Model, Protocol, Study, distinct, slug};
 use crate::ticks;
@@ -37,28 +37,28 @@ fn words(metric: &str) -> String {
 
 /// Small multiples of all variants, then each variant's own map and table on demand.
 fn heat_parts(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -> Vec<Part> {
-    let measured: Vec<&Model> = study
-        .models
-        .iter()
-        .filter(|m| study.of(m, protocol, metric).iter().any(|r| r.depth.is_some()))
-        .collect();
+    let measured: Vec<&Model> =
+        study.models.iter().filter(|m| study.of(m, protocol, metric).iter().any(|r| r.depth.is_some())).collect();
     if measured.is_empty() {
         return Vec::new();
     }
+    if !drawn {
+        let tables = measured.iter().map(|m| Part::Table(tables::by_depth(study, m, protocol, metric))).collect();
+        return vec![Part::Folded(format!("{} by depth and length", words(metric)), tables)];
+    }
     let mut parts = Vec::new();
-    if drawn && measured.len() > 1 {
+    if measured.len() > 1 {
         parts.push(Part::Figure(Box::new(map(study, protocol, metric, &measured, None))));
     }
     for model in &measured {
-        let mut inner = Vec::new();
-        if drawn {
-            inner.push(Part::Figure(Box::new(map(study, protocol, metric, &[*model], Some(model)))));
-        }
-        inner.push(Part::Table(tables::by_depth(study, model, protocol, metric)));
-        if drawn && measured.len() == 1 {
+        let inner = vec![
+            Part::Figure(Box::new(map(study, protocol, metric, &[*model], Some(model)))),
+            Part::Table(tables::by_depth(study, model, protocol, metric)),
+        ];
+        if measured.len() == 1 {
             parts.extend(inner);
         } else {
-            let name = format!("{}: {metric} by depth and length, with intervals and counts", model.label);
+            let name = format!("{}: by depth and length, with intervals and counts", model.label);
             parts.push(Part::Folded(name, inner));
         }
     }
@@ -66,7 +66,8 @@ fn heat_parts(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bo
 }
 
 fn map(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, models: &[&Model], one: Option<&Model>) -> Figure {
-    let rows = || models.iter().flat_map(|m| study.of(m, protocol, metric));
+    // One grid for all variants, so that what was not run shows in each.
+    let rows = || study.models.iter().flat_map(|m| study.of(m, protocol, metric)).filter(|r| r.depth.is_some());
     let lengths = distinct(rows().map(|r| r.length));
     let mut depths: Vec<f64> = rows().filter_map(|r| r.depth).filter(|d| d.is_finite()).collect();
     depths.sort_by(f64::total_cmp);
@@ -80,14 +81,19 @@ fn map(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, models: &[&Model
     let trials = if least == most { least.to_string() } else { format!("{least} to {most}") };
     let task = &protocol.task;
     let subtitle = match one {
-        Some(_) => "Percent of keys found; below it the trials and the 95 % Wilson interval. Hatched: not run.".to_owned(),
+        Some(_) => {
+            "Percent of keys found; below it the trials and the 95 % Wilson interval. Hatched: not run.".to_owned()
+        }
         None => format!(
             "Percent of keys found, {trials} trials a cell; intervals stand in each variant's own figure and table. \
              Hatched: not run."
         ),
     };
     let (id, title) = match one {
-        Some(m) => (format!("{}-depth-{}", protocol.slug(), slug(&m.label)), format!("{}: {task} by depth and length", m.label)),
+        Some(m) => (
+            format!("{}-depth-{}", protocol.slug(), slug(&m.label)),
+            format!("{}: {task} by depth and length", m.label),
+        ),
         None => (format!("{}-depth", protocol.slug()), format!("{} by depth and length", capital(task))),
     };
     let description = format!("Heat map of {task} accuracy ({}). {}", protocol.name, averages(&panels, &lengths));
@@ -142,11 +148,6 @@ fn averages(panels: &[Panel], lengths: &[usize]) -> String {
     out.trim_end().to_owned()
 }
 
-fn capital(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |c| c.to_uppercase().chain(letters).collect())
-}
-
 /// Accuracy over all depths against length.
 fn lines(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -> Option<Figure> {
     let mut series = Vec::new();
@@ -184,6 +185,7 @@ fn lines(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -
         markers: 40,
         series,
     };
-    let title = format!("{} accuracy against context length", capital(protocol.task));
+    let forced = if metric == "accuracy" { "" } else { " (teacher-forced)" };
+    let title = format!("{} accuracy against context length{forced}", capital(protocol.task));
     Some(Figure { id, title, subtitle, description, chart: Chart::Lines(chart) })
 }

@@ -72,14 +72,19 @@ fn figure(study: &Study<'_>, families: &[Family<'_>]) -> Option<Figure> {
     let horizontals: Vec<Rule> = study
         .original_contexts()
         .into_iter()
-        .map(|n| Rule { at: n as f64, label: format!("original context, {} tokens", ticks::count(n as u64)), dash: ORIGINAL })
+        .map(|n| Rule {
+            at: n as f64,
+            label: format!("original context, {} tokens", ticks::count(n as u64)),
+            dash: ORIGINAL,
+        })
         .collect();
     let ends = finite().map(|p| p.y).chain(horizontals.iter().map(|r| r.at));
     let (low, high) = ends.fold((f64::INFINITY, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
     if finite().next().is_none() {
         return None;
     }
-    let number = |label: &str, scale, low, high| Axis { label: label.to_owned(), scale, format: Format::Number, low, high };
+    let number =
+        |label: &str, scale, low, high| Axis { label: label.to_owned(), scale, format: Format::Number, low, high };
     let chart = LineChart {
         x: number("pair of dimensions (0 turns fastest)", Scale::Linear, -0.02 * pairs.max(1.0), pairs.max(1.0) * 1.02),
         y: number("wavelength (tokens)", Scale::Log10, low / 1.3, high * 1.3),
@@ -105,7 +110,12 @@ fn figure(study: &Study<'_>, families: &[Family<'_>]) -> Option<Figure> {
 fn describe(families: &[Family<'_>]) -> String {
     let sentence = |f: &Family<'_>| {
         let longest = f.spectrum.inv_freq.iter().map(|v| TAU / v).filter(|w| w.is_finite()).fold(0.0, f64::max);
-        format!("{}: longest {} tokens, attention factor {}. ", f.label(), ticks::number(longest), ticks::number(f.spectrum.attention_factor))
+        format!(
+            "{}: longest {} tokens, attention factor {}. ",
+            f.label(),
+            ticks::number(longest),
+            ticks::number(f.spectrum.attention_factor)
+        )
     };
     let words: String = families.iter().map(sentence).collect();
     format!("Wavelength of each rotated pair of dimensions by scheme. {}", words.trim_end())

@@ -55,15 +55,29 @@ fn is_share(row: &Row) -> bool {
     row.metric.starts_with("accuracy")
 }
 
-/// A cell for a row: number, interval, count.
-pub(crate) fn cell(model: &Model, row: &Row) -> TableCell {
+/// The count that all rows share, where they do: it then stands in the caption and not in every cell.
+pub(crate) fn shared_count<'r>(mut rows: impl Iterator<Item = &'r Row>) -> Option<u64> {
+    let first = rows.next()?.count;
+    rows.all(|r| r.count == first).then_some(first)
+}
+
+/// The last words of a caption on small print.
+pub(crate) fn small_print(shared: Option<u64>, unit: &str) -> String {
+    match shared {
+        Some(count) => format!("Small print: 95 % interval. Every number is over {} {unit}.", ticks::count(count)),
+        None => format!("Small print: 95 % interval and number of {unit}."),
+    }
+}
+
+/// A cell for a row: number, interval, and its count unless the table says it for all.
+pub(crate) fn cell(model: &Model, row: &Row, with_count: bool) -> TableCell {
     let range = match (row.low.is_finite() && row.high.is_finite(), is_share(row)) {
         (false, _) => "no interval".to_owned(),
         (true, true) => format!("{} to {}", ticks::percent(row.low), ticks::percent(row.high)),
         (true, false) => ticks::interval(row.low, row.high),
     };
     let text = if row.value.is_finite() { shown(row) } else { "not finite".to_owned() };
-    let small = format!("{range}; n = {}", ticks::count(row.count));
+    let small = if with_count { format!("{range}; n = {}", ticks::count(row.count)) } else { range };
     TableCell { text, small, beyond: beyond(model, row.length), ..TableCell::default() }
 }
 
@@ -76,17 +90,20 @@ pub(crate) fn by_length(study: &Study<'_>, protocol: Protocol<'_>, metric: &str,
         .filter(|(_, rows)| !rows.is_empty())
         .collect();
     let lengths = distinct(rows.iter().flat_map(|(_, rows)| rows.iter().map(|r| r.length)));
+    let shared = shared_count(rows.iter().flat_map(|(_, rows)| rows.iter().copied()));
     let unit = rows.iter().flat_map(|(_, r)| r).map(|r| r.unit_of_count.clone()).next()?;
     let mut head = vec!["variant".to_owned()];
     head.extend(lengths.iter().map(|l| ticks::tokens(*l)));
     let body = rows.iter().map(|(model, rows)| {
         let mut cells = vec![TableCell::head(&model.label)];
         cells.extend(lengths.iter().map(|length| {
-            rows.iter().find(|r| r.length == *length).map_or_else(|| TableCell::plain("not run"), |r| cell(model, r))
+            rows.iter()
+                .find(|r| r.length == *length)
+                .map_or_else(|| TableCell::plain("not run"), |r| cell(model, r, shared.is_none()))
         }));
         cells
     });
-    let caption = format!("{caption} Small print: 95 % interval and number of {unit}.");
+    let caption = format!("{caption} {}", small_print(shared, &unit));
     Some(Table { caption, head, rows: body.collect() })
 }
 
@@ -104,10 +121,10 @@ pub(crate) fn by_depth(study: &Study<'_>, model: &Model, protocol: Protocol<'_>,
         let mut cells = vec![TableCell::head(name)];
         cells.extend(lengths.iter().map(|length| {
             let row = rows.iter().find(|r| r.length == *length && r.depth == depth);
-            row.map_or_else(|| TableCell::plain("not run"), |r| cell(model, r))
+            row.map_or_else(|| TableCell::plain("not run"), |r| cell(model, r, true))
         }));
         cells
     });
-    let caption = format!("{}, {metric}, by depth and length. Small print: 95 % interval and trials.", model.label);
+    let caption = format!("{}, {metric}, by depth and length. {}", model.label, small_print(None, "trials"));
     Table { caption, head, rows: body.collect() }
 }

@@ -2,7 +2,7 @@
 
 use eval::report::Row;
 
-use super::{Part, key, perplexity, retrieval, tables};
+use super::{Part, ceiling, key, listed, perplexity, retrieval, tables};
 use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
 use crate::study::{Model, Protocol, Study};
 use crate::ticks;
@@ -37,21 +37,33 @@ fn length(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>) -> Option<usi
 fn figure(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>, length: usize) -> Option<Figure> {
     let mut series = Vec::new();
     for model in &study.models {
-        let found = row(study, model, ppl, perplexity::DRAWN, length).zip(row(study, model, hit, retrieval::DRAWN, length));
+        let found =
+            row(study, model, ppl, perplexity::DRAWN, length).zip(row(study, model, hit, retrieval::DRAWN, length));
         let Some((p, h)) = found.filter(|(p, _)| p.value.is_finite() && p.value > 0.0) else { continue };
         let across = (p.low.is_finite() && p.high.is_finite()).then_some((p.low, p.high));
         let point = Datum { across, ..Datum::new(p.value, h.value, h.low, h.high) };
         let label = format!("{} ({}, {})", model.label, ticks::number(p.value), tables::shown(h));
         series.push(Series { label, style: model.style, points: vec![point] });
     }
-    let ends = || series.iter().flat_map(|s| &s.points).flat_map(|p| [p.x, p.across.map_or(p.x, |a| a.0), p.across.map_or(p.x, |a| a.1)]);
+    let values = || series.iter().flat_map(|s| &s.points).map(|p| p.x);
+    let limit = ceiling(values(), values());
+    let (series, outside): (Vec<Series>, Vec<Series>) = series.into_iter().partition(|s| s.points[0].x <= limit);
+    let outside: Vec<String> = outside.into_iter().map(|s| s.label).collect();
+    let outside =
+        if outside.is_empty() { String::new() } else { format!(" Off the right edge: {}.", listed(&outside)) };
+    let ends = || {
+        series
+            .iter()
+            .flat_map(|s| &s.points)
+            .flat_map(|p| [p.x, p.across.map_or(p.x, |a| a.0), p.across.map_or(p.x, |a| a.1)])
+    };
     let (low, high) = ends().filter(|v| *v > 0.0).fold((f64::INFINITY, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
     if series.len() < 2 {
         return None;
     }
     let room = (high / low).powf(0.06).max(1.02);
     let subtitle = format!(
-        "At {} tokens, the longest trained length that was measured. Best is the upper left; bars are 95 % intervals.{}",
+        "At {} tokens, the longest trained length that was measured. Best is the upper left; bars are 95 % intervals.{outside}{}",
         ticks::count(length as u64),
         key(&series).replace("Solid lines and filled marks", "Filled").replace("dashed and hollow", "hollow"),
     );

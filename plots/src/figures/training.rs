@@ -29,7 +29,8 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
 
 /// Means of `POINTS` stretches of the curve, with the lowest and highest step in each as the interval.
 fn stretches(curve: &TrainingCurve, unit: f64) -> Vec<Datum> {
-    let steps: Vec<(f64, f64)> = curve.tokens.iter().map(|t| *t as f64 / unit).zip(curve.loss.iter().copied()).collect();
+    let steps: Vec<(f64, f64)> =
+        curve.tokens.iter().map(|t| *t as f64 / unit).zip(curve.loss.iter().copied()).collect();
     let size = steps.len().div_ceil(POINTS).max(1);
     let mean = |part: &[(f64, f64)]| {
         let sum = part.iter().fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
@@ -65,10 +66,15 @@ fn figure(curves: &[(&Model, &TrainingCurve)]) -> Option<Figure> {
         return None;
     }
     let room = ((high - low) * 0.05).max(0.02);
-    let number = |label: &str, low, high| {
-        Axis { label: label.to_owned(), scale: Scale::Linear, format: Format::Number, low, high }
+    let number = |label: &str, low, high| Axis {
+        label: label.to_owned(),
+        scale: Scale::Linear,
+        format: Format::Number,
+        low,
+        high,
     };
-    let ends: Vec<String> = curves.iter().map(|(m, c)| format!("{} ends at {}", m.label, ticks::number(last(c)))).collect();
+    let ends: Vec<String> =
+        curves.iter().map(|(m, c)| format!("{} ends at {}", m.label, ticks::number(last(c)))).collect();
     let chart = LineChart {
         x: number(name, 0.0, (most as f64 / divisor).max(f64::MIN_POSITIVE) * 1.02),
         y: number("training loss (nats per token)", (low - room).max(0.0), high + room),

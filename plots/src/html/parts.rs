@@ -35,9 +35,10 @@ fn chart(figure: &Figure, svg: &str) -> String {
 
 /// A table that scrolls by itself on a narrow screen.
 pub(super) fn table(table: &Table) -> String {
+    let caption = escaped(&table.caption);
     let mut out = format!(
-        "<div class=\"scroll\" tabindex=\"0\">\n<table>\n<caption>{}{}</caption>\n<thead><tr>",
-        escaped(&table.caption),
+        "<p class=\"caption\">{caption}{}</p>\n<div class=\"scroll\" tabindex=\"0\">\n<table aria-label=\"{caption}\">\n\
+         <thead><tr>",
         if table.rows.iter().flatten().any(|c| c.beyond) {
             " <span class=\"beyond-key\">\u{2020} beyond the length that the variant was trained at.</span>"
         } else {
@@ -71,13 +72,14 @@ fn cell(cell: &TableCell) -> String {
 /// What was compared.
 pub(super) fn variants(study: &Study<'_>) -> String {
     if study.models.is_empty() {
-        return "<section id=\"variants\">\n<h2>Variants</h2>\n<p>The report names no variant.</p>\n</section>\n".to_owned();
+        return "<section id=\"variants\">\n<h2>Variants</h2>\n<p>The report names no variant.</p>\n</section>\n"
+            .to_owned();
     }
     let mut out = String::from(
-        "<section id=\"variants\">\n<h2>Variants</h2>\n<div class=\"scroll\" tabindex=\"0\">\n<table>\n<caption>The \
-         models compared. Context lengths in tokens.</caption>\n<thead><tr><th scope=\"col\">variant</th>\
-         <th scope=\"col\">what it is</th><th scope=\"col\">scheme</th><th scope=\"col\">original context</th>\
-         <th scope=\"col\">trained context</th><th scope=\"col\">tokens of continued pretraining</th>\
+        "<section id=\"variants\">\n<h2>Variants</h2>\n<div class=\"scroll\" tabindex=\"0\">\n\
+         <table class=\"variants\" aria-label=\"The models compared\">\n<thead><tr><th scope=\"col\">variant</th>\
+         <th scope=\"col\">what it is</th><th scope=\"col\">scheme</th><th scope=\"col\">original context (tokens)</th>\
+         <th scope=\"col\">trained context (tokens)</th><th scope=\"col\">continued pretraining (tokens)</th>\
          <th scope=\"col\">model</th></tr></thead>\n<tbody>\n",
     );
     for model in &study.models {

@@ -92,7 +92,9 @@ fn map<V: Display>(caption: &str, entries: &BTreeMap<String, V>) -> String {
 }
 
 fn list<'a>(caption: &str, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut out = format!("<div class=\"scroll\" tabindex=\"0\">\n<table class=\"facts\">\n<caption>{caption}</caption>\n<tbody>\n");
+    let mut out = format!(
+        "<p class=\"caption\">{caption}</p>\n<div class=\"scroll\" tabindex=\"0\">\n<table class=\"facts\" aria-label=\"{caption}\">\n<tbody>\n"
+    );
     for (key, value) in pairs {
         let _ = writeln!(
             out,
@@ -173,10 +175,7 @@ mod tests {
     #[test]
     fn settings_keep_their_order_and_name_their_place() {
         let config = serde_json::json!({ "model": { "path": "x", "rope": { "factor": 4.0 } }, "lengths": [1, 2], "runs": [{ "a": 1 }] });
-        assert_eq!(
-            settings(&config),
-            "model.path = \"x\"\nmodel.rope.factor = 4.0\nlengths = [1,2]\nruns[0].a = 1\n"
-        );
+        assert_eq!(settings(&config), "model.path = \"x\"\nmodel.rope.factor = 4.0\nlengths = [1,2]\nruns[0].a = 1\n");
         assert_eq!(settings(&Value::Null), "none recorded");
     }
 

@@ -3,7 +3,7 @@
 use eval::report::Row;
 
 use super::{escaped, parts};
-use crate::figures::{Table, TableCell, beyond, listed};
+use crate::figures::{Table, TableCell, beyond, capital, cell, listed, shared_count, small_print};
 use crate::study::{Model, Protocol, Study, distinct};
 use crate::ticks;
 
@@ -39,8 +39,7 @@ fn at<'s, 'a>(study: &'s Study<'a>, protocol: Protocol<'a>, metric: &str, length
 
 /// Lengths worth a column: the longest measured ones within each original and trained context, and the longest of all.
 fn key_lengths(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Vec<usize> {
-    let measured =
-        distinct(study.models.iter().flat_map(|m| study.by_length(m, protocol, metric)).map(|r| r.length));
+    let measured = distinct(study.models.iter().flat_map(|m| study.by_length(m, protocol, metric)).map(|r| r.length));
     let contexts = study.original_contexts().into_iter().chain(study.trained_contexts());
     let within = |n: usize| measured.iter().copied().filter(|l| *l <= n).max();
     distinct(contexts.filter_map(within).chain(measured.last().copied()))
@@ -67,23 +66,44 @@ fn unchanged<'s, 'a>(
     })
 }
 
+/// A ratio to three digits.
+fn ratio(value: f64) -> String {
+    if value.is_finite() { format!("{value:.2}") } else { "not a number of".to_owned() }
+}
+
+/// A model's numbers at the key lengths and at its longest: `64 at 256 tokens, 63 at 1K and 77 at 4K`.
+fn along<'a>(
+    study: &Study<'a>,
+    model: &Model,
+    protocol: Protocol<'a>,
+    metric: &str,
+    written: impl Fn(&Row) -> String,
+) -> String {
+    let rows = study.by_length(model, protocol, metric);
+    let keys = key_lengths(study, protocol, metric);
+    let last = rows.last().map(|r| r.length);
+    let kept = rows.iter().filter(|r| keys.contains(&r.length) || Some(r.length) == last);
+    let words = kept.enumerate().map(|(i, r)| {
+        let unit = if i == 0 { " tokens" } else { "" };
+        format!("{} at {}{unit}", written(r), ticks::tokens(r.length))
+    });
+    listed(&words.collect::<Vec<_>>())
+}
+
 fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     let metric = "perplexity";
     let mut out = Vec::new();
     if let Some((model, first, last)) = unchanged(study, protocol, metric) {
         let change = if last.value.is_finite() && first.value > 0.0 {
-            format!("{} times as much", ticks::number(last.value / first.value))
+            format!("{} times as much", ratio(last.value / first.value))
         } else {
             "no longer a number".to_owned()
         };
         out.push(format!(
-            "Perplexity ({}): {}, not extended, has {} at {} tokens and {} at {}: {change}.",
+            "Perplexity ({}): {}, not extended, has {}: {change}.",
             protocol.name,
             model.label,
-            ticks::number(first.value),
-            ticks::tokens(first.length),
-            ticks::number(last.value),
-            ticks::tokens(last.length)
+            along(study, model, protocol, metric, |r| ticks::number(r.value))
         ));
     }
     let Some(length) = longest_trained(study, protocol, metric) else { return out };
@@ -94,9 +114,15 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     let own = study.by_length(best, protocol, metric);
     let first = own.iter().find(|r| r.length >= best.variant.original_context.max(1) && r.length < length);
     let against = first.map_or_else(String::new, |f| {
-        format!(" ({} times its own {} at {})", ticks::number(row.value / f.value), ticks::number(f.value), ticks::tokens(f.length))
+        format!(
+            " ({} times its own {} at {})",
+            ratio(row.value / f.value),
+            ticks::number(f.value),
+            ticks::tokens(f.length)
+        )
     });
-    let near: Vec<String> = found[1..].iter().filter(|(_, r)| r.low <= row.high).map(|(m, _)| m.label.clone()).collect();
+    let near: Vec<String> =
+        found[1..].iter().filter(|(_, r)| r.low <= row.high).map(|(m, _)| m.label.clone()).collect();
     let settled = match near.len() {
         0 if found.len() > 1 => " No other interval reaches its own.".to_owned(),
         0 => String::new(),
@@ -116,18 +142,13 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
 fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     let metric = "accuracy";
     let mut out = Vec::new();
-    let share = |r: &Row| format!("{} % ({} of {})", ticks::percent(r.value), ticks::number((r.value * r.count as f64).round()), r.count);
-    if let Some((model, first, last)) = unchanged(study, protocol, metric) {
-        out.push(format!(
-            "{} ({}): {}, not extended, finds {} at {} tokens and {} at {}.",
-            protocol.task,
-            protocol.name,
-            model.label,
-            share(first),
-            ticks::tokens(first.length),
-            share(last),
-            ticks::tokens(last.length)
-        ));
+    let task = capital(protocol.task);
+    let share = |r: &Row| {
+        format!("{} % ({} of {})", ticks::percent(r.value), ticks::number((r.value * r.count as f64).round()), r.count)
+    };
+    if let Some((model, ..)) = unchanged(study, protocol, metric) {
+        let numbers = along(study, model, protocol, metric, share);
+        out.push(format!("{task} ({}): {}, not extended, finds {numbers}.", protocol.name, model.label));
     }
     let Some(length) = longest_trained(study, protocol, metric) else { return out };
     let found = at(study, protocol, metric, length);
@@ -137,7 +158,7 @@ fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
         let range = format!("{} to {} %", ticks::percent(row.low), ticks::percent(row.high));
         out.push(format!(
             "{} ({}) at {} tokens, the longest trained length measured: most are found by {}, {}, 95 % interval {range}.",
-            protocol.task,
+            task,
             protocol.name,
             ticks::tokens(length),
             listed(&best),
@@ -162,6 +183,10 @@ fn table(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Tabl
     if pooled {
         head.extend(["within its window".to_owned(), "beyond it".to_owned()]);
     }
+    let all = || study.models.iter().flat_map(|m| study.by_length(m, protocol, metric));
+    let unit = all().next()?.unit_of_count.clone();
+    // Pooled numbers have counts of their own.
+    let shared = if pooled { None } else { shared_count(all()) };
     let mut rows = Vec::new();
     for model in &study.models {
         let measured = study.by_length(model, protocol, metric);
@@ -171,7 +196,7 @@ fn table(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Tabl
         let mut cells = vec![TableCell::head(&model.label)];
         cells.extend(lengths.iter().map(|length| {
             let row = measured.iter().find(|r| r.length == *length);
-            row.map_or_else(|| TableCell::plain("not run"), |r| crate::figures::cell(model, r))
+            row.map_or_else(|| TableCell::plain("not run"), |r| cell(model, r, shared.is_none()))
         }));
         if pooled {
             let (outside, inside): (Vec<&Row>, Vec<&Row>) = measured.iter().partition(|r| beyond(model, r.length));
@@ -179,8 +204,12 @@ fn table(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Tabl
         }
         rows.push(cells);
     }
-    let what = if pooled { "accuracy, with all lengths pooled within and beyond each variant's trained window" } else { metric };
-    let caption = format!("{} ({}): {what}. Small print: 95 % interval and count.", protocol.task, protocol.name);
+    let what = if pooled {
+        "accuracy; all lengths pooled within and beyond each variant's trained window"
+    } else {
+        "lower is better"
+    };
+    let caption = format!("{} ({}): {what}. {}", capital(protocol.task), protocol.name, small_print(shared, &unit));
     (!rows.is_empty()).then_some(Table { caption, head, rows })
 }
 
