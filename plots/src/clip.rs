@@ -81,9 +81,12 @@ pub(crate) fn polyline(points: &[Option<Point>], frame: &Frame) -> Vec<Vec<Point
     pieces
 }
 
+/// Which coordinate an edge bounds, where it lies, and the sign of the side that is kept.
+type Side = (fn(&Point) -> f64, f64, f64);
+
 /// A polygon cut by the frame, one edge after the other (Sutherland and Hodgman 1974).
 pub(crate) fn polygon(points: &[Point], frame: &Frame) -> Vec<Point> {
-    let sides: [(fn(&Point) -> f64, f64, f64); 4] = [
+    let sides: [Side; 4] = [
         (|p| p.0, frame.left, 1.0),
         (|p| p.0, frame.right, -1.0),
         (|p| p.1, frame.top, 1.0),

@@ -1,6 +1,6 @@
 //! Figures and one self-contained HTML report, from results alone.
 //!
-//! [`load`] reads a result file, [`render`] draws it: each figure as SVG, as PNG and as a Vega-Lite specification, and
+//! [`load()`] reads a result file, [`render`] draws it: each figure as SVG, as PNG and as a Vega-Lite specification, and
 //! `report.html` with all of them, the tables beside them, the findings at the top and the provenance at the bottom.
 //! Several reports are drawn into one another. The same reports always give the same bytes.
 //!

@@ -192,10 +192,7 @@ fn contexts(scene: &mut Scene, grid: &HeatGrid, panel: &Panel, layout: &Layout, 
     let marks: Vec<(usize, &str, &'static [f64])> = if original == trained {
         vec![(original, if small { "orig." } else { "original context" }, ORIGINAL)]
     } else {
-        vec![
-            (original, if small { "orig." } else { "original" }, ORIGINAL),
-            (trained, if small { "trained" } else { "trained" }, TRAINED),
-        ]
+        vec![(original, if small { "orig." } else { "original" }, ORIGINAL), (trained, "trained", TRAINED)]
     };
     for (context, word, dash) in marks.into_iter().filter(|m| m.0 > 0) {
         let (x, top) = (edge(context), corner.1 - 5.0);

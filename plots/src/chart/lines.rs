@@ -157,13 +157,15 @@ fn intervals(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Fram
 
 /// Bands over each run of points that have an interval.
 fn band(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame) {
+    // Many bands over one another would hide the lines.
+    let alpha = if chart.series.len() > 8 { 0.06 } else { 0.12 };
     for run in series.points.split(|p| p.interval.is_none() || !p.y.is_finite()) {
         let side = |pick: fn((f64, f64)) -> f64| {
             run.iter().filter_map(move |p| p.interval.map(|i| place(chart, frame, p.x, pick(i))))
         };
         let mut outline: Vec<Point> = side(|i| i.1).collect();
         outline.extend(side(|i| i.0).rev());
-        scene.polygon(clip::polygon(&outline, frame), series.style.color, 0.13);
+        scene.polygon(clip::polygon(&outline, frame), series.style.color, alpha);
     }
 }
 

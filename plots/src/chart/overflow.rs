@@ -23,7 +23,8 @@ struct Entry {
 fn columns(chart: &LineChart) -> Vec<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     for series in &chart.series {
-        let outside = series.points.iter().filter(|p| !p.y.is_finite() || p.y > chart.y.high);
+        let beside = |p: &&super::Datum| (0.0..=1.0).contains(&chart.x.share(p.x));
+        let outside = series.points.iter().filter(beside).filter(|p| !p.y.is_finite() || p.y > chart.y.high);
         let entry = |p: &super::Datum| Entry { share: chart.x.share(p.x), value: p.y, style: series.style };
         match chart.overflow {
             Overflow::Each => entries.extend(outside.map(entry)),
@@ -32,7 +33,6 @@ fn columns(chart: &LineChart) -> Vec<Vec<Entry>> {
             }
         }
     }
-    entries.retain(|e| (0.0..=1.0).contains(&e.share));
     entries.sort_by(|a, b| a.share.total_cmp(&b.share).then(height(b.value).total_cmp(&height(a.value))));
     let mut columns: Vec<Vec<Entry>> = Vec::new();
     for entry in entries {
@@ -78,4 +78,44 @@ pub(crate) fn draw(scene: &mut Scene, chart: &LineChart, frame: &Frame, bottom: 
 /// A value with an arrow, or what it is instead of one.
 fn label(value: f64) -> String {
     if value.is_finite() { format!("{} \u{2191}", ticks::number(value)) } else { "not finite".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Axis, Datum, Format, Intervals, Naming, Scale, Series};
+    use super::*;
+    use crate::style::assigned;
+
+    fn chart(overflow: Overflow) -> LineChart {
+        let axis = |low, high| Axis { label: String::new(), scale: Scale::Linear, format: Format::Number, low, high };
+        let points = [(0.0, 99.0), (20.0, 50.0), (50.0, f64::NAN), (80.0, 70.0), (90.0, 5.0)];
+        let points = points.map(|(x, y)| Datum::bare(x, y)).to_vec();
+        let style = assigned(&[("a", true)])[0];
+        LineChart {
+            x: axis(10.0, 100.0),
+            y: axis(0.0, 10.0),
+            series: vec![Series { label: "a".to_owned(), style, points }],
+            verticals: Vec::new(),
+            horizontals: Vec::new(),
+            intervals: Intervals::Band,
+            naming: Naming::Direct,
+            overflow,
+            markers: 1,
+        }
+    }
+
+    fn values(overflow: Overflow) -> Vec<String> {
+        columns(&chart(overflow)).iter().flatten().map(|e| label(e.value)).collect()
+    }
+
+    #[test]
+    fn every_point_above_the_frame_is_named_and_none_beside_it() {
+        assert_eq!(values(Overflow::Each), ["50 \u{2191}", "not finite", "70 \u{2191}"]);
+    }
+
+    #[test]
+    fn the_highest_alone_is_named_where_points_are_many() {
+        assert_eq!(values(Overflow::Highest), ["not finite"]);
+        assert!(needed(&chart(Overflow::Highest)) > 0.0);
+    }
 }

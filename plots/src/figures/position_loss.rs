@@ -62,7 +62,8 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
     // The steep fall over the first tokens is the same for all and would take most of the frame.
     let start = study.original_contexts().first().map_or(x.low, |n| (*n as f64 / 16.0).max(x.low));
     x.low = start.min(x.high / 4.0);
-    let limit = ceiling(inside.into_iter(), all.into_iter());
+    // Far above is a matter of perplexity, of which the loss is the logarithm.
+    let limit = ceiling(inside.into_iter().map(f64::exp), all.into_iter().map(f64::exp)).ln();
     let shown = series.iter().flat_map(|s| &s.points).filter(|p| p.x >= x.low && p.y.is_finite() && p.y <= limit);
     let (low, high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.y), h.max(p.y)));
     if series.is_empty() || low > high {

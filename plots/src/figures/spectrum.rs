@@ -80,9 +80,7 @@ fn figure(study: &Study<'_>, families: &[Family<'_>]) -> Option<Figure> {
         .collect();
     let ends = finite().map(|p| p.y).chain(horizontals.iter().map(|r| r.at));
     let (low, high) = ends.fold((f64::INFINITY, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
-    if finite().next().is_none() {
-        return None;
-    }
+    finite().next()?;
     let number =
         |label: &str, scale, low, high| Axis { label: label.to_owned(), scale, format: Format::Number, low, high };
     let chart = LineChart {
