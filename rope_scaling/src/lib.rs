@@ -3,7 +3,7 @@
 //! The mathematics only: no tensor library and no files. A [`RopeGeometry`] says what is rotated, a [`RopeScaling`]
 //! how its frequencies are stretched, and both together answer one question, [`Frequencies`]: one angle per token
 //! for each pair of channels, and the factor on cosine and sine. [`PositionEncoding`] adds ALiBi and yields the
-//! [`PositionPlan`] that a model needs at one length.
+//! [`PositionPlan`] that a model needs at one length. [`hf`] reads all this from a `config.json` and writes it back.
 //!
 //! Notation of the module docs: `d` rotary channels, pair index `i` in `0..d/2`, base `theta`, `f[i] = theta^(-2i/d)`
 //! the unscaled frequency, `s` the factor, `L0` the original context, `L` the length in use.
@@ -21,10 +21,12 @@
 //! ```
 
 pub mod alibi;
+mod describe;
 mod encoding;
 mod error;
 mod fingerprint;
 mod geometry;
+pub mod hf;
 mod real;
 mod rotate;
 mod scaling;
@@ -32,6 +34,7 @@ mod schemes;
 mod table;
 
 pub use alibi::AlibiScaling;
+pub use describe::{Description, RampBounds, describe};
 pub use encoding::{MAX_POSITIONS, PositionEncoding, PositionPlan};
 pub use error::{GeometryError, PositionError, ScalingError, ScalingProblem};
 pub use geometry::RopeGeometry;

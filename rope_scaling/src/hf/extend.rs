@@ -1,0 +1,174 @@
+//! Extending an unscaled model.
+
+use serde::{Deserialize, Serialize};
+
+use super::HfPositions;
+use crate::error::{GeometryError, ScalingError};
+use crate::real::Real;
+use crate::scaling::RopeScaling;
+
+/// A way to extend the context.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extension {
+    /// Position Interpolation.
+    Linear,
+    /// Static NTK-aware scaling.
+    Ntk,
+    /// Dynamic NTK; the written context limit stays the original one.
+    Dynamic,
+    /// YaRN with its defaults.
+    Yarn,
+    /// YaRN's ramp without its temperature.
+    NtkByParts,
+    /// Adjusted base frequency (Xiong et al. 2023): another base, no scheme.
+    Abf {
+        /// The new base, above the old one.
+        base: f64,
+    },
+}
+
+impl Extension {
+    /// The extension called `name`: `linear` or `pi`, `ntk`, `dynamic` or `dynamic-ntk`, `yarn`, `ntk-by-parts`, `abf`
+    /// (which needs `base`).
+    ///
+    /// # Errors
+    ///
+    /// An unknown name; `abf` without base; a base for another method.
+    pub fn named(name: &str, base: Option<f64>) -> Result<Self, ExtendError> {
+        let method = match (name, base) {
+            ("abf", Some(base)) => return Ok(Self::Abf { base }),
+            ("abf", None) => return Err(ExtendError::NoBase),
+            ("linear" | "pi", _) => Self::Linear,
+            ("ntk", _) => Self::Ntk,
+            ("dynamic" | "dynamic-ntk", _) => Self::Dynamic,
+            ("yarn", _) => Self::Yarn,
+            ("ntk-by-parts", _) => Self::NtkByParts,
+            _ => {
+                let known = ["linear", "pi", "ntk", "dynamic", "dynamic-ntk", "yarn", "ntk-by-parts", "abf"];
+                let hint = super::suggest::did_you_mean(name, known);
+                return Err(ExtendError::Unknown { name: name.to_owned(), hint });
+            }
+        };
+        match base {
+            Some(base) => Err(ExtendError::NeedlessBase { name: name.to_owned(), base }),
+            None => Ok(method),
+        }
+    }
+}
+
+/// How far to extend.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// New context over original context, at least 1.
+    Factor(f64),
+    /// New context, in tokens.
+    Context(usize),
+}
+
+/// Why a model could not be extended.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ExtendError {
+    /// Two scalings multiply into frequencies that no scheme means.
+    #[error("the model is already extended ({how}); extend the original model instead")]
+    AlreadyExtended {
+        /// By what.
+        how: String,
+    },
+    /// The context would shrink or is not a number.
+    #[error("the extension factor must be a finite number of at least 1 and give at most 2^40 tokens, got {factor}")]
+    Factor {
+        /// Factor as given or derived.
+        factor: f64,
+    },
+    /// A base at or below the old one shortens wavelengths.
+    #[error("a changed base must be finite and above the model's base {current}, got {base}")]
+    BaseNotRaised {
+        /// Base as given.
+        base: f64,
+        /// Base of the model.
+        current: f64,
+    },
+    /// No method of that name.
+    #[error("unknown extension method \"{name}\"{hint}")]
+    Unknown {
+        /// Name as given.
+        name: String,
+        /// A suggestion, or nothing.
+        hint: String,
+    },
+    /// ABF is nothing but a base.
+    #[error("the method abf needs a base")]
+    NoBase,
+    /// Only ABF changes the base by hand.
+    #[error("the method {name} takes no base, got {base}")]
+    NeedlessBase {
+        /// The method.
+        name: String,
+        /// Base as given.
+        base: f64,
+    },
+    /// The geometry cannot stand.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The scheme does not fit the geometry.
+    #[error(transparent)]
+    Scaling(#[from] ScalingError),
+}
+
+/// `model` extended by `method` as far as `reach` says. The original context is `model`'s `max_position_embeddings`.
+///
+/// # Errors
+///
+/// A model that is extended already, a factor below 1, a base that is not raised, a scheme that does not fit.
+pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<HfPositions, ExtendError> {
+    if model.is_extended() {
+        let how = match model.pretrained_base {
+            Some(base) => format!("base {} instead of {base}", model.geometry.base()),
+            None => format!("{} factor {}", model.scaling.name(), model.scaling.factor()),
+        };
+        return Err(ExtendError::AlreadyExtended { how });
+    }
+    let original = model.max_position_embeddings;
+    let (factor, context) = factor_and_context(original, reach)?;
+    let mut extended = HfPositions { max_position_embeddings: context, notes: Vec::new(), ..model.clone() };
+    extended.geometry = model.geometry.with_original_context(original)?;
+    extended.scaling = match *method {
+        Extension::Linear => RopeScaling::Linear { factor },
+        Extension::Ntk => RopeScaling::NtkAware { factor },
+        Extension::Dynamic => {
+            extended.max_position_embeddings = original;
+            RopeScaling::DynamicNtk { factor }
+        }
+        Extension::Yarn => RopeScaling::yarn(factor),
+        Extension::NtkByParts => RopeScaling::ntk_by_parts(factor),
+        Extension::Abf { base } => {
+            let current = model.geometry.base();
+            if !(base.is_finite() && base > current) {
+                return Err(ExtendError::BaseNotRaised { base, current });
+            }
+            extended.geometry = extended.geometry.with_base(base)?;
+            extended.pretrained_base = Some(current);
+            RopeScaling::None
+        }
+    };
+    extended.scaling.validate(&extended.geometry)?;
+    Ok(extended)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and below 2^40")]
+fn factor_and_context(original: usize, reach: Reach) -> Result<(f64, usize), ExtendError> {
+    let factor = match reach {
+        Reach::Factor(factor) => factor,
+        Reach::Context(context) => f64::count(context) / f64::count(original),
+    };
+    let context = f64::count(original) * factor;
+    if !(factor.is_finite() && factor >= 1.0 && context <= (1_u64 << 40) as f64) {
+        return Err(ExtendError::Factor { factor });
+    }
+    match reach {
+        Reach::Context(context) => Ok((factor, context)),
+        Reach::Factor(_) => Ok((factor, context.round() as usize)),
+    }
+}
