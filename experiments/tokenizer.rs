@@ -1,7 +1,7 @@
 //! Text to token ids and back, by the checkpoint's own `tokenizer.json`.
 //!
 //! The file is a program written by a stranger: the tokenizers crate panics on some of them and allocates what others
-//! ask for. [`precheck`] refuses what is known to go wrong, and every call into the crate is fenced, so that whatever
+//! ask for. [`precheck()`] refuses what is known to go wrong, and every call into the crate is fenced, so that whatever
 //! is left becomes an error. Truncation, padding and BPE dropout stored in the file are taken out before loading: they
 //! belong to somebody's training run, and truncation would silently cut every long document.
 

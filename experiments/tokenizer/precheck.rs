@@ -1,7 +1,7 @@
 //! What is known to make the tokenizers crate panic, misread or allocate without bound, looked for before it is called.
 //!
 //! Cases: a merge whose parts or product the vocabulary lacks (a longer one overruns a buffer sized by the longest
-//! token, upstream issue 2094); a merge whose second part is shorter than the continuing-subword prefix; a template
+//! token in it); a merge whose second part is shorter than the continuing-subword prefix; a template
 //! that names a token it does not define, or the second sequence where there is only one; ids far beyond the
 //! vocabulary, which size a table.
 
