@@ -26,7 +26,7 @@ use crate::json::{self, JsonError};
 pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 /// Text that any tokenizer must be able to encode; it reaches the unknown-token and byte-fallback paths too.
-const PROBE: &str = "Hello world, 12345.\n\u{e9}\u{4e2d} \u{1f600}\t<s> end";
+const PROBE: &str = "Hello world, 12345.\n\u{e9}\u{4e2d} \u{1f600}\tend";
 
 /// Why a tokenizer could not be loaded or used.
 #[derive(Debug, thiserror::Error)]
