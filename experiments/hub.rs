@@ -1,6 +1,6 @@
 //! A model's name to the folder that holds its files: a folder, `bundled`, or a Hub id in the local cache.
 //!
-//! Offline first: [`resolve`] never goes to the network; [`fetch`] does, and leaves what it brings in the cache that
+//! Offline first: [`resolve`] never goes to the network; [`fetch()`] does, and leaves what it brings in the cache that
 //! Python's huggingface_hub uses too, in the same layout:
 //! `models--ORG--NAME/{blobs/ETAG, refs/REVISION, snapshots/COMMIT/FILE -> ../../blobs/ETAG}`.
 //!
