@@ -13,6 +13,8 @@ pub(crate) trait Real:
     fn of(value: f64) -> Self;
     /// `self` to the power `exponent`, rounded once.
     fn pow(self, exponent: Self) -> Self;
+    /// `self` to a power known to f64 precision, rounded once.
+    fn pow_wide(self, exponent: f64) -> Self;
 
     /// One.
     fn one() -> Self {
@@ -33,6 +35,9 @@ impl Real for f64 {
     fn pow(self, exponent: Self) -> Self {
         self.powf(exponent)
     }
+    fn pow_wide(self, exponent: f64) -> Self {
+        self.powf(exponent)
+    }
 }
 
 impl Real for f32 {
@@ -43,6 +48,9 @@ impl Real for f32 {
     // Through f64: the correctly rounded power in all but freak cases, which the vector libraries behind PyTorch
     // approximate to one unit in the last place.
     fn pow(self, exponent: Self) -> Self {
-        Self::of(f64::from(self).powf(f64::from(exponent)))
+        self.pow_wide(f64::from(exponent))
+    }
+    fn pow_wide(self, exponent: f64) -> Self {
+        Self::of(f64::from(self).powf(exponent))
     }
 }

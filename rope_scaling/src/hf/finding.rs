@@ -47,6 +47,11 @@ impl HfErrors {
         &self.findings
     }
 
+    /// A single finding that ends the reading.
+    pub(super) fn one(finding: Finding) -> Self {
+        Self { findings: vec![finding] }
+    }
+
     /// `value` if nothing was found.
     pub(super) fn unless_empty<T>(findings: Vec<Finding>, value: T) -> Result<T, Self> {
         if findings.is_empty() { Ok(value) } else { Err(Self { findings }) }

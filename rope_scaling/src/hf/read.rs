@@ -34,8 +34,7 @@ const LAYER_TYPES: [&str; 3] = ["full_attention", "sliding_attention", "chunked_
 pub fn from_hf(config: &Value) -> Result<HfPositions, HfErrors> {
     let Some(object) = config.as_object() else {
         let problem = "a config must be a JSON object".to_owned();
-        let finding = Finding { pointer: String::new(), value: Some(config.clone()), problem };
-        return Err(HfErrors::unless_empty(vec![finding], ()).err().unwrap_or_else(|| unreachable!("one finding")));
+        return Err(HfErrors::one(Finding { pointer: String::new(), value: Some(config.clone()), problem }));
     };
     let mut reader = Reader { top: Fields::new(object, ""), object, notes: Vec::new() };
     let positions = reader.positions();

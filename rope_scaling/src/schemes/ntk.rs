@@ -22,5 +22,6 @@ pub(crate) fn dynamic_base<R: Real>(base: f64, rotary_dim: usize, factor: f64, o
         return R::of(base);
     }
     let stretch = R::of(factor) * R::count(length) / R::count(original) - R::of(factor - 1.0);
-    R::of(base) * stretch.pow(R::of(exponent(rotary_dim)))
+    // PyTorch keeps a scalar exponent in f64 when the power itself is f32.
+    R::of(base) * stretch.pow_wide(exponent(rotary_dim))
 }
