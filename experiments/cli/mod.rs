@@ -62,7 +62,6 @@ enum Command {
 
 /// Parses the command line, runs it, and turns a failure into a sentence on standard error and an exit code.
 pub fn main() -> ExitCode {
-    restore_sigpipe();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -93,10 +92,4 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Report(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
-}
-
-/// A reader that goes away (`bowline .. | head`) ends the program quietly instead of by a panic in `println!`.
-fn restore_sigpipe() {
-    // Rust ignores SIGPIPE at start; signal-hook's emulation gives the default action back without unsafe code here.
-    let _ = signal_hook::low_level::emulate_default_handler;
 }

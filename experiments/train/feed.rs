@@ -23,6 +23,15 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// Where documents start, the first at 0.
     pub starts: Vec<usize>,
+    /// Targets before this token are not counted: those of a first, random block cannot be known.
+    pub counted_from: usize,
+}
+
+impl Sequence {
+    /// How many of its `length` targets are counted.
+    pub fn counted(&self, length: usize) -> usize {
+        length + 1 - self.counted_from.clamp(1, length + 1)
+    }
 }
 
 /// What a feed needs beside its sources.
@@ -90,16 +99,20 @@ impl<'a> Feed<'a> {
         let tokens = match (kind, loader) {
             (SourceKind::Text, Some(loader)) => return self.text(loader, index),
             (SourceKind::Text, None) => return Err(Failure::config(format!("source {name:?} has no documents"))),
-            (SourceKind::Repeat, _) => repeated(&mut draws, wanted, FIRST_ORDINARY_ID, vocab as u32),
+            (SourceKind::Repeat, _) => {
+                let (tokens, block) = repeated(&mut draws, wanted, FIRST_ORDINARY_ID, vocab as u32);
+                return Ok(Sequence { tokens, starts: vec![0], counted_from: block });
+            }
             (SourceKind::Keys, _) => keyed(&mut draws, codec, wanted)?,
             (SourceKind::Passkey, haystack) => self.passkeys(&mut draws, *haystack, wanted)?,
         };
-        Ok(Sequence { tokens, starts: vec![0] })
+        Ok(Sequence { tokens, starts: vec![0], counted_from: 0 })
     }
 
     fn text(&self, loader: &Loader, index: u64) -> Result<Sequence, Failure> {
         let sequence = loader.sequence(index);
-        Ok(Sequence { tokens: sequence.tokens, starts: sequence.starts.iter().map(|&start| start as usize).collect() })
+        let starts = sequence.starts.iter().map(|&start| start as usize).collect();
+        Ok(Sequence { tokens: sequence.tokens, starts, counted_from: 0 })
     }
 
     /// One passkey text of exactly `wanted` tokens; its haystack is text half of the time when there is any.

@@ -7,7 +7,11 @@ use crate::model::Llama;
 /// Rows of logits held at once.
 const ROWS: i64 = 8192;
 
-/// Sum of the negative log-likelihood of `targets` `[batch, length]` given `hidden` `[batch, length, hidden]`, in nats.
+/// Targets that are not counted.
+pub const UNCOUNTED: i64 = -100;
+
+/// Sum of the negative log-likelihood of `targets` `[batch, length]` given `hidden` `[batch, length, hidden]`, in nats;
+/// targets that are [`UNCOUNTED`] add nothing.
 pub fn summed_loss(model: &Llama, hidden: &Tensor, targets: &Tensor) -> Tensor {
     let width = hidden.size()[2];
     let hidden = hidden.reshape([-1, width]);
@@ -18,7 +22,7 @@ pub fn summed_loss(model: &Llama, hidden: &Tensor, targets: &Tensor) -> Tensor {
         .map(|start| {
             let count = ROWS.min(rows - start);
             let logits = model.logits(&hidden.narrow(0, start, count)).to_kind(Kind::Float);
-            logits.cross_entropy_loss(&targets.narrow(0, start, count), None::<&Tensor>, Reduction::Sum, -100, 0.0)
+            logits.cross_entropy_loss(&targets.narrow(0, start, count), None::<&Tensor>, Reduction::Sum, UNCOUNTED, 0.0)
         })
         .collect();
     match parts.as_slice() {

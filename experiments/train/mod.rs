@@ -14,7 +14,7 @@ mod trainer;
 
 pub use checkpoint::{RunState, Store, read_state, verify};
 pub use feed::{Feed, Materials, Sequence};
-pub use loss::summed_loss;
+pub use loss::{UNCOUNTED, summed_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, clip_factor};
 pub use run::{RunOptions, changed_positions, train, train_model};

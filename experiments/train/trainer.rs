@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{RunState, Store, read_state};
 use super::feed::{Feed, Materials, Sequence};
-use super::loss::summed_loss;
+use super::loss::{UNCOUNTED, summed_loss};
 use super::metrics::{MetricsLog, StepMetrics};
 use super::optim::{AdamW, clip_factor};
 use super::schedule::Schedule;
@@ -104,7 +104,7 @@ impl Trainer {
         self.model.reload(&path)?;
         let moments = crate::model::weights::Checkpoint::open(&path.join("optimizer"))?;
         self.optimizer.restore(state.step, |name, mean, square| {
-            let mut read = |what: &str, into: &mut Tensor| -> Result<(), Failure> {
+            let read = |what: &str, into: &mut Tensor| -> Result<(), Failure> {
                 let view = moments.tensor(&format!("{what}.{name}"))?;
                 let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
                 into.f_copy_(&Tensor::f_from_data_size(view.data, &shape, Kind::Float)?)?;
@@ -198,14 +198,14 @@ impl Trainer {
     /// When loss or gradient are not finite; nothing has moved then.
     pub fn take_step(&mut self, stage: &Stage, plan: &PlanTensors, batch: &[Sequence]) -> Result<StepMetrics, Failure> {
         let started = Instant::now();
-        let tokens = (batch.len() * stage.length) as f64;
+        let counted: usize = batch.iter().map(|sequence| sequence.counted(stage.length)).sum();
         let mut loss = 0.0;
         for micro in batch.chunks(stage.micro()) {
             let (inputs, targets) = self.tensors(micro, stage.length);
             let pass = Pass { plan, offset: 0, mask: mask(micro, stage)? };
             let hidden = self.model.llama.hidden(&inputs, &pass, None)?;
-            // Averaged over the tokens of the whole step, however it is cut into passes.
-            let mean = summed_loss(&self.model.llama, &hidden, &targets) / tokens;
+            // Averaged over the counted tokens of the whole step, however it is cut into passes.
+            let mean = summed_loss(&self.model.llama, &hidden, &targets) / counted.max(1) as f64;
             loss += mean.double_value(&[]);
             self.check_finite("loss", loss)?;
             mean.f_backward()?;
@@ -215,7 +215,7 @@ impl Trainer {
         let learning_rate = self.schedule.at(self.step);
         self.optimizer.step(learning_rate, clip_factor(norm, self.recipe.optimizer.clip_norm));
         self.step += 1;
-        self.tokens += tokens as u64;
+        self.tokens += stage.step_tokens();
         Ok(StepMetrics {
             step: self.step,
             tokens: self.tokens,
@@ -223,7 +223,7 @@ impl Trainer {
             loss,
             gradient_norm: norm,
             learning_rate,
-            tokens_per_second: tokens / started.elapsed().as_secs_f64(),
+            tokens_per_second: stage.step_tokens() as f64 / started.elapsed().as_secs_f64(),
         })
     }
 
@@ -246,12 +246,13 @@ impl Trainer {
     /// Inputs and targets `[batch, length]`.
     fn tensors(&self, batch: &[Sequence], length: usize) -> (Tensor, Tensor) {
         let shape = [batch.len() as i64, length as i64];
-        let ids = |shift: usize| -> Tensor {
-            let ids: Vec<i64> =
-                batch.iter().flat_map(|s| s.tokens[shift..shift + length].iter().map(|&id| i64::from(id))).collect();
-            Tensor::from_slice(&ids).view(shape).to_device(self.model.device())
-        };
-        (ids(0), ids(1))
+        let tensor = |ids: Vec<i64>| Tensor::from_slice(&ids).view(shape).to_device(self.model.device());
+        let inputs = batch.iter().flat_map(|s| s.tokens[..length].iter().map(|&id| i64::from(id)));
+        let targets = batch.iter().flat_map(|s| {
+            let target = |place: usize| if place < s.counted_from { UNCOUNTED } else { i64::from(s.tokens[place]) };
+            (1..=length).map(target)
+        });
+        (tensor(inputs.collect()), tensor(targets.collect()))
     }
 
     /// Writes a checkpoint of this moment.
