@@ -166,9 +166,11 @@ impl RopeScaling {
         self.frequencies_in(geometry, length, Precision::Exact)
     }
 
-    /// [`frequencies`](Self::frequencies) under a precision policy: with [`Precision::HubCompatible`] every step runs in
-    /// f32 in the order of transformers, so that each frequency is an f32 value, within one unit in the last place of
-    /// the hub's (which itself differs between processors by that much).
+    /// [`frequencies`](Self::frequencies) under a precision policy.
+    ///
+    /// With [`Precision::HubCompatible`] every step runs in f32 in the order of transformers, so that each frequency is
+    /// an f32 value: nearly always the hub's own bits, at most one unit in the last place off (two for LongRoPE), which
+    /// is as far as the hub itself moves between processors.
     pub fn frequencies_in(&self, geometry: &RopeGeometry, length: usize, precision: Precision) -> Frequencies {
         let inv_freq = match precision {
             Precision::Exact => self.inv_freq::<f64>(geometry, length),

@@ -183,6 +183,20 @@ fn slopes_are_those_of_transformers_for_every_head_count() {
 }
 
 #[test]
+fn every_tiny_checkpoint_has_positions_that_read_and_survive_writing() {
+    let mut seen = 0;
+    for folder in files("llama_tiny").iter().filter(|path| path.join("config.json").is_file()) {
+        let mut config = read(&folder.join("config.json"));
+        let positions = from_hf(&config).unwrap_or_else(|errors| panic!("{}: {errors}", folder.display()));
+        positions.merge_into(config.as_object_mut().unwrap());
+        let again = from_hf(&config).unwrap_or_else(|errors| panic!("{}: {errors}", folder.display()));
+        assert_eq!((again.encoding(), again.finetuned), (positions.encoding(), positions.finetuned));
+        seen += 1;
+    }
+    assert!(seen >= 10, "{seen} checkpoints");
+}
+
+#[test]
 fn the_manifest_knows_every_file_by_its_hash_and_reader() {
     let manifest = read(&golden().join("MANIFEST.json"));
     let entries = manifest["files"].as_object().unwrap();
