@@ -9,6 +9,7 @@ pub mod atomic;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod describe;
 pub mod error;
 pub mod evaluate;
 pub mod fault;

@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::options::ModelOptions;
 use super::output::{print, print_json};
+use crate::describe::{spectrum, variant_of};
 use crate::error::{Failure, io_failure};
 use crate::evaluate::{Documents, Labels, passkey_depths, passkey_rows, perplexity_rows, weights_hash};
 use crate::model::ModelFolder;
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
-use crate::study::{spectrum, variant_of};
 
 /// Measures a model against context length.
 #[derive(Debug, Args)]

@@ -82,12 +82,12 @@ impl ModelConfig {
             Ok(positions) => checked.positions = positions,
             Err(errors) => fields.findings.extend(errors.to_string().lines().map(str::to_owned)),
         }
+        // Shape and positions look at some of the same fields; a field is named once.
+        let mut named = std::collections::BTreeSet::new();
+        fields.findings.retain(|finding| named.insert(finding.split(':').next().map(str::to_owned)));
         match fields.findings.is_empty() {
             true => Ok(checked),
-            false => {
-                fields.findings.dedup();
-                Err(Failure::config(fields.findings.join("\n")))
-            }
+            false => Err(Failure::config(fields.findings.join("\n"))),
         }
     }
 

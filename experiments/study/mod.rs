@@ -19,7 +19,6 @@ use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
 
-pub use variant::{spectrum, variant_of};
 
 /// Where and on what a study runs.
 #[derive(Debug, Clone)]

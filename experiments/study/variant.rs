@@ -11,17 +11,16 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use crate::config::{Study, VariantSpec};
+use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::{Failure, io_failure};
 use crate::evaluate::{Documents, Labels, passkey_depths, passkey_rows, perplexity_rows, weights_hash};
 use crate::model::{LoadOptions, ModelFolder};
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
-use crate::train::{Resume, RunOptions, StepMetrics, changed_positions, read_metrics, train_model};
+use crate::train::{Resume, RunOptions, changed_positions, read_metrics, train_model};
 
 /// Version of the rules that decide a result; a kept result of another version is not used.
 const RESULT_VERSION: u32 = 1;
-/// Points of a training curve in the report.
-const CURVE_POINTS: usize = 200;
 
 /// Everything one variant adds to the report.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,7 +113,7 @@ fn prepared(
     let out = run.join("train").join(&spec.name);
     let options = RunOptions { out: out.clone(), resume: Resume::Auto, device: None, dry_run: false };
     let model = train_model(recipe, base, &options, stop)?;
-    let curve = curve(&spec.name, &read_metrics(&out)?);
+    let curve = training_curve(&spec.name, &read_metrics(&out)?);
     Ok((model, Some(curve)))
 }
 
@@ -153,51 +152,6 @@ fn evaluated(
         training: Vec::new(),
         hashes: BTreeMap::new(),
     })
-}
-
-/// What a report says of a model.
-pub fn variant_of(model: &ModelFolder, name: &str, description: &str, id: &str) -> Variant {
-    let positions = &model.llama.config.positions;
-    let summary = rope_scaling::describe(positions, None);
-    let parameters: Vec<String> = summary.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
-    Variant {
-        name: name.to_owned(),
-        description: description.to_owned(),
-        model: id.to_owned(),
-        scheme: summary.scheme.clone(),
-        parameters: parameters.join(", "),
-        original_context: model.encoding().original_context(),
-        trained_context: positions.max_position_embeddings,
-        trained_tokens: 0,
-    }
-}
-
-/// The rotation frequencies of a model at a length; none when it does not rotate.
-pub fn spectrum(model: &ModelFolder, name: &str, length: usize) -> Option<Spectrum> {
-    let summary = rope_scaling::describe(&model.llama.config.positions, Some(length));
-    (!summary.inv_freq.is_empty()).then(|| Spectrum {
-        variant: name.to_owned(),
-        length,
-        inv_freq: summary.inv_freq,
-        attention_factor: summary.attention_factor,
-    })
-}
-
-/// A training curve of at most [`CURVE_POINTS`] points, each the mean of the steps since the last.
-fn curve(name: &str, metrics: &[StepMetrics]) -> TrainingCurve {
-    let stride = metrics.len().div_ceil(CURVE_POINTS).max(1);
-    let chunks: Vec<&[StepMetrics]> = metrics.chunks(stride).collect();
-    let last = |pick: fn(&StepMetrics) -> u64| chunks.iter().filter_map(|chunk| chunk.last().map(pick)).collect();
-    let mean = |pick: fn(&StepMetrics) -> f64| {
-        chunks.iter().map(|chunk| chunk.iter().map(pick).sum::<f64>() / chunk.len() as f64).collect()
-    };
-    TrainingCurve {
-        variant: name.to_owned(),
-        steps: last(|m| m.step),
-        tokens: last(|m| m.tokens),
-        loss: mean(|m| m.loss),
-        learning_rate: mean(|m| m.learning_rate),
-    }
 }
 
 /// A hash of everything that decides a variant's result.

@@ -7,9 +7,13 @@ use rope_scaling::Precision;
 use rope_scaling::hf::{Extension, HfPositions, Reach, extend};
 use serde_json::{Value, json};
 
+use eval::report::{Provenance, Report, SCHEMA_VERSION};
+
+use super::metrics::read_metrics;
 use super::sources::TextSources;
 use super::trainer::{Resume, Trainer};
 use crate::config::{NewModel, PositionChange, Recipe};
+use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
 use crate::model::{LoadOptions, Llama, ModelConfig, ModelFolder};
 use crate::runtime::device::{device, kind};
@@ -98,7 +102,26 @@ pub fn train_model(
         eprintln!("{label}: goes on from {} (step {})", from.display(), trainer.step());
     }
     trainer.run(&run, stop, &label)?;
-    Ok(trainer.into_model())
+    let tokens = trainer.tokens();
+    let model = trainer.into_model();
+    report(&run, &model, &label, provenance, tokens)?;
+    Ok(model)
+}
+
+/// Writes the run's `report.json`: the model as it is now, and its training curve.
+fn report(run: &RunDir, model: &ModelFolder, name: &str, provenance: Provenance, tokens: u64) -> Result<(), Failure> {
+    let mut variant = variant_of(model, name, "as trained by this run", &model.id);
+    variant.trained_tokens = tokens;
+    let report = Report {
+        schema_version: SCHEMA_VERSION,
+        provenance,
+        spectra: spectrum(model, name, variant.trained_context).into_iter().collect(),
+        variants: vec![variant],
+        rows: Vec::new(),
+        position_loss: Vec::new(),
+        training: vec![training_curve(name, &read_metrics(run.path())?)],
+    };
+    report.save(&run.join("report.json")).map_err(|error| Failure::data(error.to_string()))
 }
 
 /// A model with random weights and the recipe's tokenizer.

@@ -82,6 +82,11 @@ impl Trainer {
         self.model
     }
 
+    /// Tokens seen.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
     /// Steps done.
     pub fn step(&self) -> u64 {
         self.step
