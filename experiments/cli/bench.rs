@@ -12,7 +12,7 @@ use super::output::{print, print_json};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
 use crate::model::{ModelFolder, Pass, PlanTensors};
-use crate::train::{AdamConfig, AdamW, clip_factor, summed_loss};
+use crate::train::{AdamConfig, AdamW, Decayed, clip_factor, summed_loss};
 
 /// Measures speed on this machine.
 #[derive(Debug, Args)]
@@ -114,7 +114,7 @@ impl TrainBench {
         for (_, parameter) in model.llama.parameters() {
             let _ = parameter.set_requires_grad(true);
         }
-        let config = AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
+        let config = AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decayed: Decayed::Matrices };
         let mut optimizer = AdamW::new(config, model.llama.parameters())?;
         let plan = PlanTensors::new(&model.encoding().plan(self.length, model.precision)?, model.device());
         let ids = random_ids(self.batch * (self.length + 1), model.llama.config.vocab);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layers;
 use crate::error::Failure;
-use crate::train::{AdamConfig, Decay};
+use crate::train::{AdamConfig, Decay, Decayed};
 
 /// One training run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,6 +181,7 @@ impl Optimizer {
             beta2: self.beta2,
             epsilon: self.epsilon,
             weight_decay: self.weight_decay,
+            decayed: Decayed::Matrices,
         }
     }
 }

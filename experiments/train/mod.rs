@@ -16,7 +16,7 @@ pub use checkpoint::{RunState, Store, read_state, verify};
 pub use feed::{Feed, Materials, Sequence};
 pub use loss::{UNCOUNTED, summed_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
-pub use optim::{AdamConfig, AdamW, clip_factor};
+pub use optim::{AdamConfig, AdamW, Decayed, clip_factor};
 pub use run::{RunOptions, changed_positions, train, train_model};
 pub use schedule::{Decay, Schedule};
 pub use sources::{TextSources, spec_of};

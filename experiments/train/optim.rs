@@ -14,8 +14,21 @@ pub struct AdamConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Decoupled decay of matrices per step and learning rate; norms and biases are not decayed.
+    /// Decoupled decay of what `decayed` names, per step and learning rate.
     pub weight_decay: f64,
+    /// Which parameters decay.
+    pub decayed: Decayed,
+}
+
+/// Which parameters weight decay shrinks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decayed {
+    /// Matrices alone, as LLaMA-style training does: norms and biases are left where the gradient puts them.
+    #[default]
+    Matrices,
+    /// Every parameter, as PyTorch's AdamW does when it is given them in one group.
+    Everything,
 }
 
 /// One parameter and its moments, in float32.
@@ -81,7 +94,7 @@ impl AdamW {
     /// Moves every parameter against its gradient times `gradient_scale`, then forgets the gradients.
     pub fn step(&mut self, learning_rate: f64, gradient_scale: f64) {
         self.steps += 1;
-        let AdamConfig { beta1, beta2, epsilon, weight_decay } = self.config;
+        let AdamConfig { beta1, beta2, epsilon, weight_decay, decayed } = self.config;
         let correction1 = 1.0 - beta1.powf(self.steps as f64);
         let correction2 = 1.0 - beta2.powf(self.steps as f64);
         no_grad(|| {
@@ -91,7 +104,7 @@ impl AdamW {
                     continue;
                 }
                 let gradient = gradient.to_kind(Kind::Float) * gradient_scale;
-                if slot.parameter.dim() > 1 {
+                if slot.parameter.dim() > 1 || decayed == Decayed::Everything {
                     let _ = slot.parameter.g_mul_scalar_(1.0 - learning_rate * weight_decay);
                 }
                 let _ = slot.mean.lerp_(&gradient, 1.0 - beta1);
