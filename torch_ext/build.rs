@@ -1,13 +1,33 @@
-//! Lets this package's own binaries and tests find libtorch at run time with no environment variable set.
+//! Compiles the C++ in `shim/`, and lets this package's own binaries and tests find libtorch at run time with no
+//! environment variable set.
 
 use std::env;
+use std::path::Path;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     // torch-sys exports the folder it linked against to its direct dependents. Old-style tags (DT_RPATH) are searched
     // for the libraries that libtorch itself needs, too, which DT_RUNPATH would not do.
     if let Ok(folder) = env::var("DEP_TCH_LIBTORCH_LIB") {
+        compile_shim(Path::new(&folder));
         println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
         println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
     }
+}
+
+/// Compiles against the headers that lie beside libtorch's folder `lib`.
+fn compile_shim(lib: &Path) {
+    let include = lib.with_file_name("include");
+    println!("cargo:rerun-if-changed=shim/optim.cpp");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        // libtorch's headers do not compile without warnings, and their debug information is most of the object.
+        .warnings(false)
+        .debug(false)
+        .opt_level(3)
+        .includes([include.join("torch/csrc/api/include"), include])
+        .file("shim/optim.cpp")
+        .compile("bowline_shim");
 }

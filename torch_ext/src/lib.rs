@@ -2,7 +2,7 @@
 //!
 //! A program linked against libtorch's CPU part alone serves machines with and without a GPU: [`cuda::state`] opens the
 //! CUDA part, once, and says in a type what came of it. [`libtorch`] says which libtorch is in use, from where, and what
-//! the processor offers.
+//! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind.
 //!
 //! ```
 //! use torch_ext::cuda::{self, CudaState};
@@ -16,5 +16,6 @@
 mod autograd;
 pub mod cuda;
 pub mod libtorch;
+pub mod optim;
 
 pub use autograd::grad_enabled;
