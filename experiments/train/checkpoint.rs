@@ -98,6 +98,31 @@ impl Store {
         self.complete().pop().map(|(_, path)| path)
     }
 
+    /// Whether `checkpoint` is one of these.
+    pub fn holds(&self, checkpoint: &Path) -> bool {
+        let real = |path: &Path| path.canonicalize().ok();
+        checkpoint.parent().and_then(real).is_some_and(|parent| Some(parent) == real(&self.folder))
+    }
+
+    /// Renames the folder of checkpoints, if there is one, to `checkpoints-before-N`: they are another run's, and
+    /// somebody's work.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be renamed.
+    pub fn set_aside(&self) -> Result<(), Failure> {
+        if !self.folder.exists() {
+            return Ok(());
+        }
+        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
+        let free = |number: &u32| !self.folder.with_file_name(format!("{name}-before-{number}")).exists();
+        let number = (1..).find(free).unwrap_or(u32::MAX);
+        let aside = self.folder.with_file_name(format!("{name}-before-{number}"));
+        std::fs::rename(&self.folder, &aside).map_err(|error| io_failure("rename", &self.folder, &error))?;
+        eprintln!("checkpoints of an earlier run are now in {}", aside.display());
+        Ok(())
+    }
+
     /// Complete checkpoints by step, oldest first.
     fn complete(&self) -> Vec<(u64, PathBuf)> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();

@@ -86,21 +86,26 @@ pub fn train_model(
     let run = RunDir::open(&options.out)?;
     let mut recorder = Recorder::new();
     recorder.seeds.insert("run".into(), recipe.seed);
-    run.write_toml("resolved.toml", &recipe)?;
     let sources = TextSources::open(&recipe, &model, &run)?;
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        // Told now, and not after the stages before it.
+        sources.loaders(stage, index)?;
+    }
     recorder.hashes.insert("data".into(), sources.fingerprint());
     recorder.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
-    let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
-    run.write_json("provenance.json", &provenance)?;
     eprint!("{}", summary(&recipe, &model, &sources));
     if options.dry_run {
         return Ok(model);
     }
-    let label = recipe.name.clone();
+    let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
+    let (label, resolved) = (recipe.name.clone(), recipe.clone());
     let mut trainer = Trainer::new(recipe, model, sources, run.path())?;
     if let Some(from) = trainer.resume(&options.resume)? {
         eprintln!("{label}: goes on from {} (step {})", from.display(), trainer.step());
     }
+    // Only now: a run that is refused leaves the folder's own account of itself.
+    run.write_toml("resolved.toml", &resolved)?;
+    run.write_json("provenance.json", &provenance)?;
     trainer.run(&run, stop, &label)?;
     let tokens = trainer.tokens();
     let model = trainer.into_model();

@@ -92,7 +92,8 @@ impl Trainer {
         self.step
     }
 
-    /// Takes up a checkpoint as `resume` says; returns where it was taken from.
+    /// Takes up a checkpoint as `resume` says; returns where it was taken from. Checkpoints of the run folder that the
+    /// run does not go on from are set aside, since they would pass for its own.
     ///
     /// # Errors
     ///
@@ -103,9 +104,17 @@ impl Trainer {
             Resume::Auto => self.store.newest(),
             Resume::From(path) => Some(path.clone()),
         };
-        let Some(path) = path else { return Ok(None) };
+        let Some(path) = path else {
+            if *resume == Resume::Never {
+                self.store.set_aside()?;
+            }
+            return Ok(None);
+        };
         let state = read_state(&path)?;
         self.check_identity(&path, &state)?;
+        if !self.store.holds(&path) {
+            self.store.set_aside()?;
+        }
         self.model.reload(&path)?;
         let moments = crate::model::weights::Checkpoint::open(&path.join("optimizer"))?;
         self.optimizer.restore(state.step, |name, mean, square| {
@@ -237,15 +246,34 @@ impl Trainer {
             return Ok(());
         }
         self.optimizer.forget_gradients();
-        let kept = match self.store.newest() {
-            Some(path) => format!("the last good checkpoint is {}", path.display()),
-            None => "no checkpoint was saved before".to_owned(),
-        };
+        let kept = self.last_good();
         Err(Failure::data(format!(
             "the {what} of step {} is {value}; nothing was updated, and {kept}. Lower optimizer.learning_rate or set \
              optimizer.clip_norm",
             self.step + 1
         )))
+    }
+
+    /// That every weight is finite: the loss that shows otherwise comes a step after the update that did it.
+    fn check_weights(&self) -> Result<(), Failure> {
+        let finite = |parameter: &Tensor| parameter.isfinite().all().int64_value(&[]) != 0;
+        let parameters = self.model.llama.parameters();
+        match parameters.iter().find(|(_, parameter)| !finite(parameter)) {
+            None => Ok(()),
+            Some((name, _)) => Err(Failure::data(format!(
+                "step {} left a number in {name} that is not finite; nothing was saved, and {}. Lower \
+                 optimizer.learning_rate or set optimizer.clip_norm",
+                self.step,
+                self.last_good()
+            ))),
+        }
+    }
+
+    fn last_good(&self) -> String {
+        match self.store.newest() {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "no checkpoint was saved before".to_owned(),
+        }
     }
 
     /// Inputs and targets `[batch, length]`.
@@ -264,8 +292,9 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// When there is no room, or writing fails.
+    /// When a weight is not finite, there is no room, or writing fails.
     pub fn save(&self) -> Result<PathBuf, Failure> {
+        self.check_weights()?;
         let state = RunState {
             step: self.step,
             tokens: self.tokens,
