@@ -35,7 +35,8 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<(), Failure> {
     let Some((last, parents)) = keys.split_last().filter(|_| keys.iter().all(|key| !key.is_empty())) else {
         return Err(Failure::config(format!("--set {setting}: the key has an empty part")));
     };
-    let no_such = |key: &str| Failure::config(format!("--set {setting}: {key:?} is not a table or a list with that item"));
+    let no_such =
+        |key: &str| Failure::config(format!("--set {setting}: {key:?} is not a table or a list with that item"));
     let mut place: &mut Value = match parents.split_first() {
         None => {
             table.insert((*last).to_owned(), value);
@@ -71,6 +72,12 @@ fn parsed(text: &str) -> Value {
     table.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
+/// Whether a name can be that of a folder, too: letters, digits, `-`, `_` and `.`, which is not first.
+pub fn is_plain_name(name: &str) -> bool {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    plain && !name.is_empty() && !name.starts_with('.')
+}
+
 /// One line of what is wrong, and where.
 fn sentence(error: &toml::de::Error) -> Failure {
     let message = error.message().trim().replace('\n', " ");
@@ -88,7 +95,11 @@ fn suggestion(message: &str) -> Option<String> {
         return None;
     }
     let wrong = quoted.next()?;
-    quoted.map(|known| (distance(wrong, known), known)).filter(|(d, known)| *d <= known.len().max(4) / 2).min().map(|(_, known)| known.to_owned())
+    quoted
+        .map(|known| (distance(wrong, known), known))
+        .filter(|(d, known)| *d <= known.len().max(4) / 2)
+        .min()
+        .map(|(_, known)| known.to_owned())
 }
 
 /// Edit distance (Levenshtein).
@@ -135,7 +146,10 @@ mod tests {
     #[test]
     fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
         let error = read::<Sample>("rate = 1.0\nstge = 2\n", &[]).unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("stge") && error.contains("did you mean `stage`"), "{error}");
+        assert!(
+            error.contains("line 2") && error.contains("stge") && error.contains("did you mean `stage`"),
+            "{error}"
+        );
     }
 
     #[test]

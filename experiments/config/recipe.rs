@@ -277,11 +277,13 @@ impl Recipe {
                 findings.push(finding);
             }
         };
-        let plain_name = !self.name.is_empty() && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-        expect(plain_name && !self.name.starts_with('.'), format!("name: letters, digits, - _ . only, is {:?}", self.name));
+        expect(layers::is_plain_name(&self.name), format!("name: letters, digits, - _ . only, is {:?}", self.name));
         let starts = usize::from(self.model.from.is_some()) + usize::from(self.model.new.is_some());
         expect(starts == 1, format!("model: give exactly one of `from` and `new`, {starts} given"));
-        expect(self.model.new.is_none() || self.model.tokenizer.is_some(), "model.tokenizer: a new model needs one".into());
+        expect(
+            self.model.new.is_none() || self.model.tokenizer.is_some(),
+            "model.tokenizer: a new model needs one".into(),
+        );
         self.check_optimizer(&mut expect);
         self.check_sources(&mut expect);
         self.check_stages(&mut expect);
@@ -326,7 +328,10 @@ impl Recipe {
             expect(stage.batch >= 1, at("batch", "must be at least 1, is 0"));
             expect(stage.steps >= 1, at("steps", "must be at least 1, is 0"));
             let micro = stage.micro().max(1);
-            expect(stage.batch % micro == 0, at("micro_batch", &format!("{micro} does not divide batch {}", stage.batch)));
+            expect(
+                stage.batch % micro == 0,
+                at("micro_batch", &format!("{micro} does not divide batch {}", stage.batch)),
+            );
             expect(!stage.mix.is_empty(), at("mix", "names no source"));
             for (name, &weight) in &stage.mix {
                 let known = self.sources.iter().any(|source| source.name == *name);

@@ -161,7 +161,13 @@ impl Study {
 
     fn check(&self) -> Result<(), Failure> {
         let mut findings = Vec::new();
+        if !layers::is_plain_name(&self.name) {
+            findings.push(format!("name: letters, digits, - _ . only, is {:?}", self.name));
+        }
         for (index, variant) in self.variants.iter().enumerate() {
+            if !layers::is_plain_name(&variant.name) {
+                findings.push(format!("variant.name: letters, digits, - _ . only, is {:?}", variant.name));
+            }
             if self.variants[..index].iter().any(|other| other.name == variant.name) {
                 findings.push(format!("variant {:?}: two variants have this name", variant.name));
             }

@@ -4,6 +4,7 @@
 //! stopped, and one whose recipe changed computes anew only what changed.
 
 mod expectations;
+mod rehearsal;
 mod variant;
 
 use std::path::PathBuf;
@@ -18,7 +19,6 @@ use crate::runtime::device::device;
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
-
 
 /// Where and on what a study runs.
 #[derive(Debug, Clone)]
@@ -37,6 +37,10 @@ pub struct StudyOptions {
 /// report is then written all the same.
 pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Result<String, Failure> {
     let device = device(options.device.as_deref())?;
+    let base = variant::base(study, device)?;
+    let documents = variant::documents(study, &base)?;
+    rehearsal::rehearse(study, &base, &documents)?;
+    drop(base);
     let run = RunDir::open(&options.out)?;
     let mut recorder = Recorder::new();
     recorder.seeds.insert("study".into(), study.seed);
@@ -52,7 +56,7 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
     };
     for (number, spec) in study.variants.iter().enumerate() {
         eprintln!("variant {} of {}: {}", number + 1, study.variants.len(), spec.name);
-        let result = variant::result(study, spec, &run, device, stop)?;
+        let result = variant::result(study, spec, &run, device, &documents, stop)?;
         recorder.hashes.extend(result.hashes.clone());
         result.add_to(&mut report);
         run.log(&format!("{}: done", spec.name));
@@ -76,7 +80,10 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
     summary += &format!("{}\n", rendered.html.display());
     if failed > 0 {
         crate::cli::print(&summary);
-        return Err(Failure::new(FailureKind::Threshold, format!("{failed} of {} expectations do not hold", outcomes.len())));
+        return Err(Failure::new(
+            FailureKind::Threshold,
+            format!("{failed} of {} expectations do not hold", outcomes.len()),
+        ));
     }
     Ok(summary)
 }

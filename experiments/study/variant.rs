@@ -46,6 +46,45 @@ impl VariantResult {
     }
 }
 
+/// The model that every variant starts from.
+///
+/// # Errors
+///
+/// As [`ModelFolder::load`].
+pub fn base(study: &Study, device: Device) -> Result<ModelFolder, Failure> {
+    let backend = Backend::from_name("libtorch")?;
+    let precision = Precision::HubCompatible;
+    ModelFolder::load(&study.base, LoadOptions { device, kind: Some(Kind::Float), backend, precision })
+}
+
+/// The held-out documents of a study.
+///
+/// # Errors
+///
+/// As [`Documents::load`].
+pub fn documents(study: &Study, base: &ModelFolder) -> Result<Documents, Failure> {
+    let e = &study.evaluation;
+    Documents::load(base, &e.documents, "text", e.piece_tokens, e.max_documents)
+}
+
+/// How a study measures perplexity.
+///
+/// # Errors
+///
+/// When its protocol is unknown.
+pub fn perplexity_options(study: &Study) -> Result<PerplexityOptions, Failure> {
+    let e = &study.evaluation;
+    let protocol = e.protocol.parse().map_err(crate::evaluate::failure)?;
+    Ok(PerplexityOptions { seed: study.seed, ..PerplexityOptions::new(protocol, e.lengths.clone()) })
+}
+
+/// How a study measures passkey retrieval.
+pub fn retrieval_options(study: &Study) -> RetrievalOptions {
+    let e = &study.evaluation;
+    let depths = passkey_depths(passkey::Variant::Bowline, e.depths);
+    RetrievalOptions { lengths: e.passkey_lengths.clone(), depths, trials: e.trials, seed: study.seed }
+}
+
 /// The result of a variant: the kept one when what decides it is unchanged, else computed.
 ///
 /// # Errors
@@ -56,22 +95,10 @@ pub fn result(
     spec: &VariantSpec,
     run: &RunDir,
     device: Device,
+    documents: &Documents,
     stop: &StopFlag,
 ) -> Result<VariantResult, Failure> {
-    let options = LoadOptions {
-        device,
-        kind: Some(Kind::Float),
-        backend: Backend::from_name("libtorch")?,
-        precision: Precision::HubCompatible,
-    };
-    let base = ModelFolder::load(&study.base, options)?;
-    let documents = Documents::load(
-        &base,
-        &study.evaluation.documents,
-        "text",
-        study.evaluation.piece_tokens,
-        study.evaluation.max_documents,
-    )?;
+    let base = base(study, device)?;
     let base_hash = weights_hash(&base.dir)?;
     let key = key(study, spec, &base_hash, &documents.hash)?;
     let kept = run.join(format!("variants/{}.json", spec.name));
@@ -80,7 +107,7 @@ pub fn result(
         return Ok(result);
     }
     let (model, curve) = prepared(study, spec, base, run, stop)?;
-    let mut result = evaluated(study, spec, &model, &documents, stop)?;
+    let mut result = evaluated(study, spec, &model, documents, stop)?;
     result.key = key;
     result.training.extend(curve);
     if let (Some(curve), false) = (result.training.first(), result.training.is_empty()) {
@@ -126,18 +153,10 @@ fn evaluated(
 ) -> Result<VariantResult, Failure> {
     let e = &study.evaluation;
     let labels = Labels { model: &study.base, variant: &spec.name };
-    let protocol = e.protocol.parse().map_err(crate::evaluate::failure)?;
-    let perplexity = PerplexityOptions { seed: study.seed, ..PerplexityOptions::new(protocol, e.lengths.clone()) };
     let reader = model.reader();
-    let (mut rows, position_loss) = perplexity_rows(&reader, documents, &perplexity, labels, stop)?;
+    let (mut rows, position_loss) = perplexity_rows(&reader, documents, &perplexity_options(study)?, labels, stop)?;
     let kind = passkey::Variant::Bowline;
-    let retrieval = RetrievalOptions {
-        lengths: e.passkey_lengths.clone(),
-        depths: passkey_depths(kind, e.depths),
-        trials: e.trials,
-        seed: study.seed,
-    };
-    rows.extend(passkey_rows(model, &reader, kind, &retrieval, labels, stop)?);
+    rows.extend(passkey_rows(model, &reader, kind, &retrieval_options(study), labels, stop)?);
     let longest = e.lengths.iter().copied().max().unwrap_or(1);
     let mut variant = variant_of(model, &spec.name, &spec.description, &study.base);
     if !spec.train {

@@ -7,8 +7,8 @@ use eval::tasks::passkey::{Generator, Variant};
 
 use super::synthetic::{Draws, keyed, repeated};
 use crate::config::{Source, SourceKind, Stage};
-use crate::data::{Dealt, Loader, Mixture};
 use crate::data::rng::CounterRng;
+use crate::data::{Dealt, Loader, Mixture};
 use crate::error::Failure;
 
 /// First id that made text draws from: the ones below are special tokens of the bundled tokenizers.
@@ -85,6 +85,18 @@ impl<'a> Feed<'a> {
         Ok(Self { materials, length: stage.length, mix, drawn })
     }
 
+    /// That every source can fill a sequence of this stage.
+    ///
+    /// # Errors
+    ///
+    /// When a passkey text does not fit.
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.drawn.iter().any(|drawn| drawn.kind == SourceKind::Passkey) {
+            true => self.generator().map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// Sequence `number`: the same whenever it is asked for.
     ///
     /// # Errors
@@ -115,14 +127,24 @@ impl<'a> Feed<'a> {
         Ok(Sequence { tokens: sequence.tokens, starts, counted_from: 0 })
     }
 
-    /// One passkey text of exactly `wanted` tokens; its haystack is text half of the time when there is any.
-    fn passkeys(&self, draws: &mut Draws, haystack: Option<&Loader>, wanted: usize) -> Result<Vec<u32>, Failure> {
+    /// What makes passkey texts, which fit the stage's length.
+    fn generator(&self) -> Result<Generator<'a>, Failure> {
         let Materials { codec, bos, .. } = self.materials;
         let generator = Generator::new(codec, Variant::Bowline, bos).map_err(|e| Failure::config(e.to_string()))?;
         let least = generator.least_length().map_err(|e| Failure::config(e.to_string()))?.max(PASSKEY_FLOOR);
-        if wanted < least {
-            return Err(Failure::config(format!("a passkey text needs {least} tokens, the stage's length is {}", self.length)));
+        match self.length + 1 < least {
+            true => Err(Failure::config(format!(
+                "stage.length: a passkey text needs at least {}, is {}",
+                least - 1,
+                self.length
+            ))),
+            false => Ok(generator),
         }
+    }
+
+    /// One passkey text of exactly `wanted` tokens; its haystack is text half of the time when there is any.
+    fn passkeys(&self, draws: &mut Draws, haystack: Option<&Loader>, wanted: usize) -> Result<Vec<u32>, Failure> {
+        let generator = self.generator()?;
         let (depth, seed) = (draws.uniform(), draws.below(u64::MAX));
         let sample = match haystack {
             Some(loader) if draws.below(2) == 0 => {

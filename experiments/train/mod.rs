@@ -17,7 +17,7 @@ pub use feed::{Feed, Materials, Sequence};
 pub use loss::{UNCOUNTED, summed_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, Decayed, clip_factor};
-pub use run::{RunOptions, changed_positions, train, train_model};
+pub use run::{RunOptions, changed_positions, check_lengths, train, train_model};
 pub use schedule::{Decay, Schedule};
 pub use sources::{TextSources, spec_of};
 pub use trainer::{Resume, Trainer};

@@ -15,7 +15,7 @@ use super::trainer::{Resume, Trainer};
 use crate::config::{NewModel, PositionChange, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
-use crate::model::{LoadOptions, Llama, ModelConfig, ModelFolder};
+use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
@@ -74,32 +74,21 @@ pub fn train_model(
     if let Some(change) = &recipe.positions {
         model.llama.config.positions = changed_positions(&model.llama.config.positions, change)?;
     }
-    let context = model.llama.config.positions.max_position_embeddings;
-    if recipe.longest() > context {
-        let message = format!(
-            "stage.length: {} is longer than the model's context of {context} (max_position_embeddings); change its \
-             [positions] first",
-            recipe.longest()
-        );
-        return Err(Failure::config(message));
-    }
+    check_lengths(&recipe, &model.llama.config.positions)?;
     let run = RunDir::open(&options.out)?;
     let mut recorder = Recorder::new();
     recorder.seeds.insert("run".into(), recipe.seed);
     let sources = TextSources::open(&recipe, &model, &run)?;
-    for (index, stage) in recipe.stages.iter().enumerate() {
-        // Told now, and not after the stages before it.
-        sources.loaders(stage, index)?;
-    }
     recorder.hashes.insert("data".into(), sources.fingerprint());
     recorder.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
     eprint!("{}", summary(&recipe, &model, &sources));
-    if options.dry_run {
-        return Ok(model);
-    }
     let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
     let (label, resolved) = (recipe.name.clone(), recipe.clone());
     let mut trainer = Trainer::new(recipe, model, sources, run.path())?;
+    trainer.check_stages()?;
+    if options.dry_run {
+        return Ok(trainer.into_model());
+    }
     if let Some(from) = trainer.resume(&options.resume)? {
         eprintln!("{label}: goes on from {} (step {})", from.display(), trainer.step());
     }
@@ -111,6 +100,22 @@ pub fn train_model(
     let model = trainer.into_model();
     report(&run, &model, &label, provenance, tokens)?;
     Ok(model)
+}
+
+/// That every stage fits into the context of a model.
+///
+/// # Errors
+///
+/// With both lengths.
+pub fn check_lengths(recipe: &Recipe, positions: &HfPositions) -> Result<(), Failure> {
+    let (longest, context) = (recipe.longest(), positions.max_position_embeddings);
+    match longest > context {
+        false => Ok(()),
+        true => Err(Failure::config(format!(
+            "stage.length: {longest} is longer than the model's context of {context} (max_position_embeddings); change \
+             its [positions] first"
+        ))),
+    }
 }
 
 /// Writes the run's `report.json`: the model as it is now, and its training curve.

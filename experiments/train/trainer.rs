@@ -148,6 +148,27 @@ impl Trainer {
         }
     }
 
+    /// That every stage has the data it asks for: told now, and not after the stages before it.
+    ///
+    /// # Errors
+    ///
+    /// When a source is smaller than one sequence of a stage, or its texts do not fit one.
+    pub fn check_stages(&self) -> Result<(), Failure> {
+        self.recipe.stages.iter().enumerate().try_for_each(|(index, stage)| {
+            let loaders = self.sources.loaders(stage, index)?;
+            Feed::new(self.materials()?, &self.recipe.sources, stage, index, &loaders)?.check()
+        })
+    }
+
+    fn materials(&self) -> Result<Materials<'_>, Failure> {
+        Ok(Materials {
+            codec: self.model.tokenizer()?,
+            bos: self.model.llama.config.bos,
+            vocab: self.model.llama.config.vocab,
+            seed: self.recipe.seed,
+        })
+    }
+
     /// Trains to the end, or until `stop` is raised: then a checkpoint is saved and the failure says so (exit code 5).
     ///
     /// # Errors
@@ -167,15 +188,9 @@ impl Trainer {
             let (stage, plan) = (self.recipe.stages[index].clone(), self.plan(self.recipe.stages[index].length)?);
             let loaders = self.sources.loaders(&stage, index)?;
             while self.step < end_of_stage {
-                let materials = Materials {
-                    codec: self.model.tokenizer()?,
-                    bos: self.model.llama.config.bos,
-                    vocab: self.model.llama.config.vocab,
-                    seed: self.recipe.seed,
-                };
                 let first = (self.step - start_of_stage) * stage.batch as u64;
                 let batch = {
-                    let feed = Feed::new(materials, &self.recipe.sources, &stage, index, &loaders)?;
+                    let feed = Feed::new(self.materials()?, &self.recipe.sources, &stage, index, &loaders)?;
                     (first..first + stage.batch as u64).map(|n| feed.sequence(n)).collect::<Result<Vec<_>, _>>()?
                 };
                 let metrics = self.take_step(&stage, &plan, &batch)?;
