@@ -69,7 +69,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match dispatch(cli.command) {
+    match dispatch(cli.command).and_then(|()| output::lost()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("bowline: {failure}");

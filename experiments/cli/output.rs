@@ -1,16 +1,37 @@
 //! Results on standard output or in a file.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::Serialize;
 
 use crate::error::{Failure, io_failure};
 
-/// Prints text; a reader that went away is not an error.
+/// Why standard output took no more, if it did.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Prints text. A reader that went away is not an error; anything else is told by [`lost`] at the end.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            LOST.get_or_init(|| error.to_string());
+        }
+        _ => {}
+    }
+}
+
+/// A failure when something printed was lost, as on a full disk.
+///
+/// # Errors
+///
+/// With the system's reason.
+pub fn lost() -> Result<(), Failure> {
+    match LOST.get() {
+        Some(reason) => Err(Failure::data(format!("could not write to standard output: {reason}"))),
+        None => Ok(()),
+    }
 }
 
 /// Prints a value as JSON.

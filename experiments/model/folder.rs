@@ -64,7 +64,7 @@ pub struct ModelFolder {
 pub fn read_config(dir: &Path) -> Result<ModelConfig, Failure> {
     let path = dir.join("config.json");
     let value = read_json(&path, CONFIG_LIMIT)?;
-    ModelConfig::from_hf(&value).map_err(|failure| failure.within_lines(&path.display().to_string()))
+    ModelConfig::from_hf(&value).map_err(|failure| failure.within_lines(&format!("{}: ", path.display())))
 }
 
 impl ModelFolder {
@@ -96,7 +96,8 @@ impl ModelFolder {
     ///
     /// When the model's folder has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Failure> {
-        let missing = || Failure::data(format!("{}: there is no tokenizer.json, and text needs one", self.dir.display()));
+        let missing =
+            || Failure::data(format!("{}: there is no tokenizer.json, and text needs one", self.dir.display()));
         self.tokenizer.as_ref().ok_or_else(missing)
     }
 
