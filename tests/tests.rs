@@ -4,11 +4,17 @@
 
 /// Who may import whom.
 mod architecture;
+/// What the program does with input that is damaged, hostile or mistaken: a sentence, an exit code, nothing half-written.
+mod bad_input;
+/// The command line itself: help, exit codes, what goes to which stream.
+mod cli;
 /// Same seed, same bits; stopping and going on; what a run folder promises.
 mod determinism;
 /// Two ways to compute one thing that must agree: cached and whole, packed and apart, neutral and plain.
 mod equivalence;
 /// Numbers that another implementation made: likelihoods, gradients, ten optimizer steps.
 mod parity;
+/// From a recipe to a report and an exported folder, each command on what the one before it wrote.
+mod pipeline;
 /// What several of these modules need, and nothing that one alone needs.
 mod support;

@@ -80,7 +80,7 @@ impl Running {
     }
 
     /// Starts a command whose standard output goes elsewhere.
-    pub(crate) fn start_into(mut command: Command, out: File) -> Self {
+    pub(crate) fn start_into(mut command: Command, out: impl Into<Stdio>) -> Self {
         let err = tempfile::tempfile().unwrap();
         command.stdout(out).stderr(err.try_clone().unwrap());
         Self { child: command.spawn().unwrap(), out: tempfile::tempfile().unwrap(), err }
