@@ -118,9 +118,9 @@ impl Llama {
     fn normed(&self, x: &Tensor, weight: &Tensor) -> Tensor {
         let hidden = [self.config.hidden as i64];
         if x.kind() == Kind::Float {
-            return x.rms_norm(&hidden, Some(weight), self.config.norm_epsilon);
+            return x.rms_norm(hidden, Some(weight), self.config.norm_epsilon);
         }
-        let normed = x.to_kind(Kind::Float).rms_norm(&hidden, None::<&Tensor>, self.config.norm_epsilon);
+        let normed = x.to_kind(Kind::Float).rms_norm(hidden, None::<&Tensor>, self.config.norm_epsilon);
         normed.to_kind(x.kind()) * weight
     }
 

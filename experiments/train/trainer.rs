@@ -197,7 +197,7 @@ impl Trainer {
                 log.record(&metrics);
                 let message = format!("loss {:.3}, {:.0} tokens/s", metrics.loss, metrics.tokens_per_second);
                 progress.update(self.step, &message);
-                let due = self.recipe.checkpoint.every > 0 && self.step % self.recipe.checkpoint.every == 0;
+                let due = self.recipe.checkpoint.every > 0 && self.step.is_multiple_of(self.recipe.checkpoint.every);
                 if due || stop.raised() {
                     let path = self.save()?;
                     if stop.raised() {
