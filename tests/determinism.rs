@@ -62,7 +62,8 @@ impl Bench {
 
 /// What must be equal of every step: the number of the step, of its tokens, and the bits of what was computed.
 fn trace(run: &Path) -> Vec<(u64, u64, u64, u64, u64)> {
-    let bits = |m: &StepMetrics| (m.step, m.tokens, m.loss.to_bits(), m.gradient_norm.to_bits(), m.learning_rate.to_bits());
+    let bits =
+        |m: &StepMetrics| (m.step, m.tokens, m.loss.to_bits(), m.gradient_norm.to_bits(), m.learning_rate.to_bits());
     read_metrics(run).unwrap().iter().map(bits).collect()
 }
 
@@ -250,7 +251,10 @@ fn a_run_folder_in_use_is_refused() {
     let bench = Bench::new();
     let held = RunDir::open(&bench.path("run")).unwrap();
     let refused = Running::start(bench.command("run", &[])).finished().expect(2);
-    assert_eq!(refused.err, "bowline: run is in use by another bowline process; wait for it, or give another folder with --out\n");
+    assert_eq!(
+        refused.err,
+        "bowline: run is in use by another bowline process; wait for it, or give another folder with --out\n"
+    );
     assert_eq!(files(&bench.path("run")), [".lock"], "the second process writes nothing");
     drop(held);
     Running::start(bench.command("run", &[])).finished().expect(0);

@@ -156,8 +156,10 @@ fn packed_documents_behind_a_mask_equal_documents_read_apart() {
             let ends = starts[1..].iter().copied().chain([100]);
             for (&start, end) in starts.iter().zip(ends) {
                 let alone = flat(&hidden(&model, &[&rows[row][start..end]], causal.clone()));
-                let part = |all: &Tensor| flat(&all.select(0, row as i64).narrow(0, start as i64, (end - start) as i64));
-                same(&part(&packed), &alone, close).unwrap_or_else(|it| panic!("{name} row {row} {start}..{end}: {it}"));
+                let part =
+                    |all: &Tensor| flat(&all.select(0, row as i64).narrow(0, start as i64, (end - start) as i64));
+                same(&part(&packed), &alone, close)
+                    .unwrap_or_else(|it| panic!("{name} row {row} {start}..{end}: {it}"));
                 assert!(start == 0 || same(&part(&blurred), &alone, close).is_err(), "without the mask it would show");
             }
         }
@@ -180,7 +182,8 @@ fn schemes_at_factor_one_equal_no_scheme() {
     for scheme in neutral {
         let folder = plain.folder_with(|config| config["rope_scaling"] = scheme.clone());
         let got = nll(&golden::load(folder.path(), "libtorch", Kind::Float), &plain.tokens);
-        same(&got, &expected, Class::Close { absolute: 1e-5, relative: 0.0 }).unwrap_or_else(|it| panic!("{scheme}: {it}"));
+        same(&got, &expected, Class::Close { absolute: 1e-5, relative: 0.0 })
+            .unwrap_or_else(|it| panic!("{scheme}: {it}"));
     }
 }
 
@@ -211,7 +214,8 @@ fn half_precision_costs_little() {
 fn a_cache_refuses_another_plan_and_another_place() {
     let case = case("dynamic-mqa");
     let model = case.load("libtorch");
-    let plan = |length| PlanTensors::new(&model.encoding().plan(length, Precision::HubCompatible).unwrap(), Device::Cpu);
+    let plan =
+        |length| PlanTensors::new(&model.encoding().plan(length, Precision::HubCompatible).unwrap(), Device::Cpu);
     let (short, long) = (plan(96), plan(128));
     assert_ne!(short.fingerprint(), long.fingerprint());
     let ids: Vec<i64> = case.tokens[..8].iter().map(|&id| i64::from(id)).collect();
@@ -252,7 +256,8 @@ fn a_text_scores_as_its_ids_do() {
     let ids: Vec<u32> = tokenizer.bos().into_iter().chain(tokenizer.encode(&text).unwrap()).collect();
     tiny::write(dir.path(), "a.json", &json!(ids).to_string());
     let model = tiny::model().to_str().unwrap();
-    let score = |what: &str, file: &str| bowline(dir.path(), ["score", model, what, file, "--json", "-"]).expect(0).json();
+    let score =
+        |what: &str, file: &str| bowline(dir.path(), ["score", model, what, file, "--json", "-"]).expect(0).json();
     let (of_text, of_ids) = (score("--text", "a.txt"), score("--tokens", "a.json"));
     assert_eq!(of_text, of_ids);
     assert_eq!(of_text["nll"].as_array().unwrap().len(), ids.len() - 1);

@@ -73,7 +73,8 @@ fn the_program_scores_the_same_numbers() {
     let ratio = number(&scored["perplexity"]) / number(&case.record["perplexity"]);
     assert!((ratio - 1.0).abs() < 2e-4, "{ratio}");
 
-    let arguments = ["score", ".", "--tokens", "ids.json", "--context", "40", "--backend", "reference", "--json", "o.json"];
+    let arguments =
+        ["score", ".", "--tokens", "ids.json", "--context", "40", "--backend", "reference", "--json", "o.json"];
     bowline(dir, arguments).expect(0);
     let shorter = read_json(&dir.join("o.json"));
     same(&numbers(&shorter["nll"]), &case.nll[..39], tolerance()).unwrap();
