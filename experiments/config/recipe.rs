@@ -156,6 +156,10 @@ pub struct Optimizer {
     /// Learning rate at the end as a fraction of the peak.
     #[serde(default)]
     pub final_fraction: f64,
+    /// Steps that the schedule is stretched over; absent: those of all stages. More of them end the run before the
+    /// learning rate has come down all the way.
+    #[serde(default)]
+    pub schedule_steps: Option<u64>,
     /// Decay of the first moment.
     #[serde(default = "beta1")]
     pub beta1: f64,

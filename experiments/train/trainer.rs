@@ -60,7 +60,7 @@ impl Trainer {
         let schedule = Schedule {
             peak: recipe.optimizer.learning_rate,
             warmup: recipe.optimizer.warmup_steps,
-            steps: recipe.steps(),
+            steps: recipe.optimizer.schedule_steps.unwrap_or_else(|| recipe.steps()),
             decay: recipe.optimizer.schedule,
             final_fraction: recipe.optimizer.final_fraction,
         };
