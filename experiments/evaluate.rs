@@ -4,9 +4,7 @@ use std::path::Path;
 
 use eval::report::{PositionLoss, Row};
 use eval::tasks::passkey::{Generator, Variant};
-use eval::{
-    Depths, EvalError, LanguageModel, Monitor, PerplexityOptions, RetrievalOptions, perplexity, retrieve,
-};
+use eval::{Depths, EvalError, LanguageModel, Monitor, PerplexityOptions, RetrievalOptions, perplexity, retrieve};
 
 use crate::data::documents;
 use crate::error::{Failure, FailureKind};
@@ -148,7 +146,10 @@ fn watched<T>(
 pub fn failure(error: EvalError) -> Failure {
     let kind = match &error {
         EvalError::Interrupted { .. } => FailureKind::Interrupted,
-        EvalError::Model { .. } | EvalError::BadScore { .. } | EvalError::AllTooShort { .. } | EvalError::NoDocuments => FailureKind::Data,
+        EvalError::Model { .. }
+        | EvalError::BadScore { .. }
+        | EvalError::AllTooShort { .. }
+        | EvalError::NoDocuments => FailureKind::Data,
         _ => FailureKind::Config,
     };
     Failure::new(kind, error.to_string())

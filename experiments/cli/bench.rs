@@ -114,7 +114,8 @@ impl TrainBench {
         for (_, parameter) in model.llama.parameters() {
             let _ = parameter.set_requires_grad(true);
         }
-        let config = AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decayed: Decayed::Matrices };
+        let config =
+            AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decayed: Decayed::Matrices };
         let mut optimizer = AdamW::new(config, model.llama.parameters())?;
         let plan = PlanTensors::new(&model.encoding().plan(self.length, model.precision)?, model.device());
         let ids = random_ids(self.batch * (self.length + 1), model.llama.config.vocab);

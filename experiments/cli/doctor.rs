@@ -79,7 +79,11 @@ impl Findings {
                 folder: info.folder.map(|folder| folder.display().to_string()),
             },
             cpu: Cpu {
-                features: torch_ext::libtorch::cpu_features().into_iter().filter(|(_, has)| *has).map(|(name, _)| name).collect(),
+                features: torch_ext::libtorch::cpu_features()
+                    .into_iter()
+                    .filter(|(_, has)| *has)
+                    .map(|(name, _)| name)
+                    .collect(),
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
                 threads: tch::get_num_threads(),
             },

@@ -42,8 +42,8 @@ impl Export {
         let backend = Backend::from_name("libtorch")?;
         let options = LoadOptions { device: Device::Cpu, kind, backend, precision: Precision::HubCompatible };
         let model = ModelFolder::load(&source.to_string_lossy(), options)?;
-        let pending = crate::atomic::PendingFolder::create(&self.to)
-            .map_err(|error| io_failure("make", &self.to, &error))?;
+        let pending =
+            crate::atomic::PendingFolder::create(&self.to).map_err(|error| io_failure("make", &self.to, &error))?;
         model.write_sharded(pending.path(), self.shard_mb << 20)?;
         let card = pending.path().join("README.md");
         std::fs::write(&card, model_card(&model, &self.from)).map_err(|error| io_failure("write", &card, &error))?;

@@ -99,7 +99,10 @@ impl Inspected {
         page += &format!("at {} tokens:\n  pair  inv_freq      wavelength  turns\n", positions.context);
         for (pair, &frequency) in positions.inv_freq.iter().enumerate() {
             let wavelength = positions.wavelengths[pair];
-            page += &format!("  {pair:>4}  {frequency:<12.6e}  {wavelength:>10.1}  {:.3}\n", positions.context as f64 / wavelength);
+            page += &format!(
+                "  {pair:>4}  {frequency:<12.6e}  {wavelength:>10.1}  {:.3}\n",
+                positions.context as f64 / wavelength
+            );
         }
         for warning in &positions.warnings {
             page += &format!("warning: {warning}\n");

@@ -110,9 +110,9 @@ fn token_ids(path: &Path) -> Result<Vec<u32>, Failure> {
         return Err(Failure::data(format!("{}: is not a JSON array of token ids", path.display())));
     };
     let id = |(place, item): (usize, &serde_json::Value)| {
-        item.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
-            Failure::data(format!("{}: item {place} is {item}, not a token id", path.display()))
-        })
+        item.as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| Failure::data(format!("{}: item {place} is {item}, not a token id", path.display())))
     };
     items.iter().enumerate().map(id).collect()
 }

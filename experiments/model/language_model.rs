@@ -109,14 +109,22 @@ impl<'a> Reader<'a> {
     /// When `tokens` is empty or longer than `total`, or the model fails.
     pub fn kept(&self, tokens: &[u32], total: usize) -> Result<Kept<'_>, Failure> {
         if tokens.is_empty() || tokens.len() > total {
-            return Err(Failure::config(format!("a prefix of {} tokens does not fit a total of {total}", tokens.len())));
+            return Err(Failure::config(format!(
+                "a prefix of {} tokens does not fit a total of {total}",
+                tokens.len()
+            )));
         }
         no_grad(|| {
             let fingerprint = self.with_plan(total, |plan| Ok(plan.fingerprint()))?;
             let (kind, device) = (self.model.embedding.kind(), self.model.embedding.device());
             let mut cache = KvCache::new(&self.model.config, total, fingerprint, kind, device)?;
             let hidden = self.read(tokens, total, Some(&mut cache))?;
-            Ok(Kept { reader: self, length: tokens.len(), last: hidden.select(0, -1).copy(), cache: RefCell::new(cache) })
+            Ok(Kept {
+                reader: self,
+                length: tokens.len(),
+                last: hidden.select(0, -1).copy(),
+                cache: RefCell::new(cache),
+            })
         })
     }
 }
@@ -183,7 +191,8 @@ impl Kept<'_> {
         let mut cache = self.cache.borrow_mut();
         let (held, capacity) = (cache.len(), cache.capacity());
         if held + tokens.len() > capacity {
-            let message = format!("{held} + {} tokens pass the total of {capacity} given for this prefix", tokens.len());
+            let message =
+                format!("{held} + {} tokens pass the total of {capacity} given for this prefix", tokens.len());
             return Err(Failure::config(message));
         }
         self.reader.read(tokens, capacity, Some(&mut cache))

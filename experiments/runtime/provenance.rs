@@ -66,10 +66,13 @@ fn command_line() -> Vec<String> {
 
 /// Versions of what computed the numbers.
 pub fn versions() -> BTreeMap<String, String> {
-    [("bowline", env!("CARGO_PKG_VERSION").to_owned()), ("libtorch", torch_ext::libtorch::info().version.unwrap_or_else(|| "unknown".to_owned()))]
-        .into_iter()
-        .map(|(name, version)| (name.to_owned(), version))
-        .collect()
+    [
+        ("bowline", env!("CARGO_PKG_VERSION").to_owned()),
+        ("libtorch", torch_ext::libtorch::info().version.unwrap_or_else(|| "unknown".to_owned())),
+    ]
+    .into_iter()
+    .map(|(name, version)| (name.to_owned(), version))
+    .collect()
 }
 
 /// Commit of the source tree that this program was built from, and whether it differs from that commit.

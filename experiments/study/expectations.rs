@@ -33,7 +33,8 @@ fn outcome(expectation: &Expectation, report: &Report) -> Outcome {
     let holds = chosen.is_some_and(|(_, value)| value.is_some_and(within));
     let (name, value) = chosen.copied().unwrap_or((expectation.variant.as_str(), None));
     let relative = expectation.relative_to.map(|length| format!(" / its value at {length}")).unwrap_or_default();
-    let bounds = [expectation.at_least.map(|x| format!("at least {x}")), expectation.at_most.map(|x| format!("at most {x}"))];
+    let bounds =
+        [expectation.at_least.map(|x| format!("at least {x}")), expectation.at_most.map(|x| format!("at most {x}"))];
     let bounds: Vec<String> = bounds.into_iter().flatten().collect();
     let found = value.map_or("not measured".to_owned(), |value| format!("{value:.4}"));
     Outcome {
@@ -58,17 +59,22 @@ fn measured(expectation: &Expectation, report: &Report, variant: &str) -> Option
 
 /// The row of a metric at a length, all depths together.
 fn row<'a>(report: &'a Report, variant: &str, metric: &str, length: usize) -> Option<&'a Row> {
-    report.rows.iter().find(|row| {
-        row.variant == variant && row.metric == metric && row.length == length && row.depth.is_none()
-    })
+    report
+        .rows
+        .iter()
+        .find(|row| row.variant == variant && row.metric == metric && row.length == length && row.depth.is_none())
 }
 
 /// Perplexity and passkey accuracy of every variant by length.
 pub fn table(report: &Report) -> String {
     let mut page = String::new();
     for (metric, title) in [("perplexity", "perplexity"), ("accuracy", "passkey accuracy, %")] {
-        let mut lengths: Vec<usize> =
-            report.rows.iter().filter(|row| row.metric == metric && row.depth.is_none()).map(|row| row.length).collect();
+        let mut lengths: Vec<usize> = report
+            .rows
+            .iter()
+            .filter(|row| row.metric == metric && row.depth.is_none())
+            .map(|row| row.length)
+            .collect();
         lengths.sort_unstable();
         lengths.dedup();
         page += &format!("{title:<20}");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use eval::report::{Provenance, Report, SCHEMA_VERSION};
 
 use super::metrics::read_metrics;
-use super::sources::TextSources;
+use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
 use crate::config::{NewModel, PositionChange, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
@@ -81,7 +81,8 @@ pub fn train_model(
     let sources = TextSources::open(&recipe, &model, &run)?;
     recorder.hashes.insert("data".into(), sources.fingerprint());
     recorder.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
-    eprint!("{}", summary(&recipe, &model, &sources));
+    let account = summary(&recipe, &model, &sources) + &overlap_page(&recipe)?;
+    eprint!("{account}");
     let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
     let (label, resolved) = (recipe.name.clone(), recipe.clone());
     let mut trainer = Trainer::new(recipe, model, sources, run.path())?;
@@ -95,9 +96,12 @@ pub fn train_model(
     // Only now: a run that is refused leaves the folder's own account of itself.
     run.write_toml("resolved.toml", &resolved)?;
     run.write_json("provenance.json", &provenance)?;
+    run.log(account.trim_end());
     trainer.run(&run, stop, &label)?;
     let tokens = trainer.tokens();
     let model = trainer.into_model();
+    let provenance = recorder.provenance(model.device(), model.kind(), json!(resolved));
+    run.write_json("provenance.json", &provenance)?;
     report(&run, &model, &label, provenance, tokens)?;
     Ok(model)
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::assets;
 use crate::config::{Recipe, Source, Stage};
 use crate::data::{
-    Encoder, Loader, LoaderSource, Mode, Packing, SequenceStart, SourceSpec, StoreOptions, TokenStore,
-    token_store,
+    Encoder, LengthHistogram, Loader, LoaderSource, Mode, Packing, SequenceStart, SourceSpec, StoreOptions, TokenStore,
+    WORDS, text_overlap, token_store,
 };
 use crate::error::Failure;
 use crate::model::ModelFolder;
@@ -35,7 +35,8 @@ impl TextSources {
         let cache = run.path().parent().unwrap_or(Path::new(".")).join(STORE_FOLDER);
         let mut stores: Vec<(Source, Arc<TokenStore>)> = Vec::new();
         for source in recipe.sources.iter().filter(|source| !source.paths.is_empty()) {
-            let same = stores.iter().find(|(other, _)| other.paths == source.paths && other.text_field == source.text_field);
+            let same =
+                stores.iter().find(|(other, _)| other.paths == source.paths && other.text_field == source.text_field);
             let store = match same {
                 Some((_, store)) => Arc::clone(store),
                 None => Arc::new(tokenized(source, model, &cache)?),
@@ -78,10 +79,13 @@ impl TextSources {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// For each source, how long its documents are.
+    /// For each source, how long its documents are; sources over the same text are told once.
     pub fn page(&self) -> String {
         let mut page = String::new();
-        for (source, store) in &self.stores {
+        for (at, (source, store)) in self.stores.iter().enumerate() {
+            if self.stores[..at].iter().any(|(_, other)| Arc::ptr_eq(other, store)) {
+                continue;
+            }
             let manifest = store.manifest();
             page += &format!(
                 "source {}: {} documents, {} tokens, {} empty, {} records skipped\n",
@@ -91,9 +95,30 @@ impl TextSources {
                 manifest.tally.empty,
                 manifest.tally.bad
             );
+            page += &LengthHistogram::new(store.lengths()).to_string();
         }
         page
     }
+}
+
+/// How much of each held-out document of a recipe occurs in its training text, by runs of 13 words: one line each.
+///
+/// # Errors
+///
+/// When a file cannot be read.
+pub fn overlap_page(recipe: &Recipe) -> Result<String, Failure> {
+    let training: Vec<SourceSpec> = recipe
+        .sources
+        .iter()
+        .filter(|source| !source.paths.is_empty())
+        .map(|source| spec_of(&source.name, &source.paths, &source.text_field))
+        .collect();
+    if recipe.held_out.is_empty() || training.is_empty() {
+        return Ok(String::new());
+    }
+    let held_out = spec_of("held_out", &recipe.held_out, "text");
+    let overlaps = text_overlap(&training, &held_out, WORDS)?;
+    Ok(overlaps.iter().map(|overlap| format!("held out: {overlap}\n")).collect())
 }
 
 /// What a recipe's source is to the data pipeline.
@@ -105,8 +130,7 @@ pub fn spec_of(name: &str, paths: &[String], text_field: &str) -> SourceSpec {
 fn tokenized(source: &Source, model: &ModelFolder, cache: &Path) -> Result<TokenStore, Failure> {
     let tokenizer = model.tokenizer()?;
     let encode = |text: &str| tokenizer.encode(text).map_err(|error| error.to_string());
-    let encoder =
-        Encoder { encode: &encode, tokenizer_hash: tokenizer.hash(), vocab_size: model.llama.config.vocab };
+    let encoder = Encoder { encode: &encode, tokenizer_hash: tokenizer.hash(), vocab_size: model.llama.config.vocab };
     let mut progress: Option<Progress> = None;
     let spec = spec_of(&source.name, &source.paths, &source.text_field);
     let store = token_store(&spec, &encoder, &StoreOptions::new(cache), &mut |done| {
