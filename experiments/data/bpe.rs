@@ -152,7 +152,8 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "the cat sat on the mat, and then the other cat sat there with that hat; 1914 and 1960 were years.
+    const TEXT: &str =
+        "the cat sat on the mat, and then the other cat sat there with that hat; 1914 and 1960 were years.
         When the first cat left, the second cat stayed; whether it rained or not, they gathered together.";
 
     fn trained() -> TrainedTokenizer {

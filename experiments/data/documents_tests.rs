@@ -75,7 +75,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// A Parquet file with an id, an optional text and a list, in row groups of two.
 fn write_parquet(path: &Path, rows: &[Option<&[u8]>]) {
-    let schema = "message m { required int32 id; optional binary text (UTF8); required binary raw; repeated int32 tags; }";
+    let schema =
+        "message m { required int32 id; optional binary text (UTF8); required binary raw; repeated int32 tags; }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let properties = Arc::new(WriterProperties::builder().set_dictionary_enabled(false).build());
     let mut writer = SerializedFileWriter::new(fs::File::create(path).unwrap(), schema, properties).unwrap();
@@ -212,7 +213,10 @@ fn a_wrong_parquet_column_lists_those_that_exist() {
     let folder = Folder::new();
     write_parquet(&folder.path("a.parquet"), &[Some(b"x")]);
     let with = |field: &str| SourceSpec { text_field: field.into(), ..folder.spec() };
-    assert_says(&error(&with("content")), &["a.parquet", "no column \"content\"", "\"id\", \"text\", \"raw\", \"tags\""]);
+    assert_says(
+        &error(&with("content")),
+        &["a.parquet", "no column \"content\"", "\"id\", \"text\", \"raw\", \"tags\""],
+    );
     assert_says(&error(&with("id")), &["a.parquet", "\"id\" is INT32"]);
     assert_says(&error(&with("tags")), &["a.parquet", "\"tags\" is repeated"]);
 }

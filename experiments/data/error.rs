@@ -72,7 +72,9 @@ pub enum CompressionFault {
     #[error("the compressed file ends too early: it is truncated, fetch it again")]
     Truncated,
     /// The frame asks for a larger window than allowed.
-    #[error("its zstd frame needs a window above 2^{limit_log} bytes; allow it with zstd_window_log (31 at most, 2 GiB of memory)")]
+    #[error(
+        "its zstd frame needs a window above 2^{limit_log} bytes; allow it with zstd_window_log (31 at most, 2 GiB of memory)"
+    )]
     Window {
         /// Log2 of the limit.
         limit_log: u32,
@@ -214,7 +216,9 @@ pub enum DataError {
         what: String,
     },
     /// All documents together do not fill one sequence.
-    #[error("source {name:?}: its {documents} document(s) hold {tokens} tokens in all, fewer than one sequence of {needed}")]
+    #[error(
+        "source {name:?}: its {documents} document(s) hold {tokens} tokens in all, fewer than one sequence of {needed}"
+    )]
     TooSmall {
         /// The source.
         name: String,

@@ -52,7 +52,10 @@ pub struct Loader {
 
 impl std::fmt::Debug for Loader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loader").field("packing", &self.packing).field("sources", &self.summary()).finish_non_exhaustive()
+        f.debug_struct("Loader")
+            .field("packing", &self.packing)
+            .field("sources", &self.summary())
+            .finish_non_exhaustive()
     }
 }
 

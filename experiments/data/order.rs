@@ -104,7 +104,15 @@ impl Mixture {
     /// The source to which a ticket of a block belongs.
     fn owner(&self, ticket: u64) -> usize {
         let mut left = ticket;
-        self.counts.iter().position(|&count| left < count || { left -= count; false }).unwrap_or(self.counts.len() - 1)
+        self.counts
+            .iter()
+            .position(|&count| {
+                left < count || {
+                    left -= count;
+                    false
+                }
+            })
+            .unwrap_or(self.counts.len() - 1)
     }
 }
 

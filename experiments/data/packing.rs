@@ -110,18 +110,28 @@ impl Packed {
         }
         let (needed, framing) = (packing.length as u64 + 1, framing(&packing));
         let least = match packing.mode {
-            Mode::Stream => min_tokens,
+            Mode::Stream => min_tokens.max(1),
             Mode::Whole => min_tokens.max(needed.saturating_sub(framing)),
         };
         let lengths: Vec<u64> = (0..corpus.documents()).map(|index| corpus.length(index)).collect();
         let kept: Vec<u64> = (0..corpus.documents()).filter(|&index| lengths[index as usize] >= least).collect();
         if kept.is_empty() {
             let longest = lengths.iter().copied().max().unwrap_or(0);
-            return Err(DataError::TooShort { name: name.to_owned(), documents: corpus.documents(), longest, needed: least });
+            return Err(DataError::TooShort {
+                name: name.to_owned(),
+                documents: corpus.documents(),
+                longest,
+                needed: least,
+            });
         }
         let total: u64 = kept.iter().map(|&index| lengths[index as usize] + framing).sum();
         if total < needed {
-            return Err(DataError::TooSmall { name: name.to_owned(), documents: kept.len() as u64, tokens: total, needed });
+            return Err(DataError::TooSmall {
+                name: name.to_owned(),
+                documents: kept.len() as u64,
+                tokens: total,
+                needed,
+            });
         }
         let count = match packing.mode {
             Mode::Stream => total / packing.length as u64,

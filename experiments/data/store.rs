@@ -135,7 +135,8 @@ impl Shard {
         // SAFETY: Bowline replaces these files only by renaming a new folder, so the bytes under the map do not change;
         // a foreign program that truncates the file brings SIGBUS, as with every map.
         let map = unsafe { Mmap::map(&file) }.map_err(DataError::io("map", &path))?;
-        let (width, documents, tokens) = header(&map, entry).map_err(|what| DataError::Shard { path: path.clone(), what })?;
+        let (width, documents, tokens) =
+            header(&map, entry).map_err(|what| DataError::Shard { path: path.clone(), what })?;
         let shard = Self { path, map, width, documents, tokens };
         let offsets = shard.offsets();
         let in_order = offsets.first() == Some(&0) && offsets.windows(2).all(|pair| pair[0] <= pair[1]);
@@ -256,7 +257,9 @@ impl TokenStore {
             tokens += entry.tokens;
         }
         if (documents, tokens) != (manifest.tally.documents, manifest.tokens) {
-            return Err(wrong(format!("its shards hold {documents} documents and {tokens} tokens, but it counts others")));
+            return Err(wrong(format!(
+                "its shards hold {documents} documents and {tokens} tokens, but it counts others"
+            )));
         }
         Ok(Self { manifest, shards, before })
     }

@@ -132,7 +132,8 @@ fn fill(
         if batch.is_empty() {
             break;
         }
-        let encoded: Vec<Result<Vec<u32>, DataError>> = batch.par_iter().map(|document| ids(document, encoder)).collect();
+        let encoded: Vec<Result<Vec<u32>, DataError>> =
+            batch.par_iter().map(|document| ids(document, encoder)).collect();
         for ids in encoded {
             let ids = ids?;
             tokens += ids.len() as u64;
@@ -237,8 +238,15 @@ impl ShardWriter {
         let path = folder.join(&name);
         let file = File::create_new(&path).map_err(DataError::io("create", &path))?;
         let hasher = blake3::Hasher::new();
-        let mut writer =
-            Self { name, path, file: BufWriter::with_capacity(1 << 20, file), width, tokens: 0, offsets: vec![0], hasher };
+        let mut writer = Self {
+            name,
+            path,
+            file: BufWriter::with_capacity(1 << 20, file),
+            width,
+            tokens: 0,
+            offsets: vec![0],
+            hasher,
+        };
         writer.file.write_all(&[0; HEADER]).map_err(DataError::io("write", &writer.path))?;
         Ok(writer)
     }
