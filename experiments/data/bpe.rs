@@ -5,7 +5,7 @@
 //! number is as many tokens as it has digits, so an n-digit passkey has a fixed width. There is no post-processor:
 //! whoever encodes adds [`BOS`] and [`EOS`].
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -83,7 +83,7 @@ pub fn train_bpe<'a>(
     let mut tokenizer =
         TokenizerBuilder::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new()
             .with_model(BPE::default())
-            .with_pre_tokenizer(Some(cutter()?))
+            .with_pre_tokenizer(Some(cutter()))
             .with_decoder(Some(byte_level().into()))
             .build()?;
     let mut trainer = BpeTrainer::builder()
@@ -104,13 +104,12 @@ pub fn train_bpe<'a>(
     Ok(TrainedTokenizer { tokenizer_json, tokenizer_config_json: config_json(context_tokens), vocab_size })
 }
 
-/// Single digits first, then words with their leading space. The wrapper's `Sequence` has no public constructor from
-/// its parts in every release, its file form does not change.
-fn cutter() -> Result<PreTokenizerWrapper, BpeError> {
-    Ok(PreTokenizerWrapper::Sequence(Sequence::new(vec![
+/// Single digits first, then words with their leading space.
+fn cutter() -> PreTokenizerWrapper {
+    PreTokenizerWrapper::Sequence(Sequence::new(vec![
         PreTokenizerWrapper::Digits(Digits::new(true)),
         PreTokenizerWrapper::ByteLevel(byte_level()),
-    ])))
+    ]))
 }
 
 fn byte_level() -> ByteLevel {
@@ -119,7 +118,7 @@ fn byte_level() -> ByteLevel {
 
 /// The 256 characters that stand for bytes, in no particular order (the trainer sorts them).
 fn alphabet() -> HashSet<char> {
-    ByteLevel::alphabet().into_iter().collect::<BTreeSet<char>>().into_iter().collect()
+    ByteLevel::alphabet().into_iter().collect()
 }
 
 /// What transformers' `AutoTokenizer` needs beside `tokenizer.json`.
@@ -157,7 +156,7 @@ mod tests {
         When the first cat left, the second cat stayed; whether it rained or not, they gathered together.";
 
     fn trained() -> TrainedTokenizer {
-        train_bpe([TEXT, "the the then that cat"], 290, 256).unwrap()
+        train_bpe([TEXT, "the the then that cat"], 275, 256).unwrap()
     }
 
     fn loaded() -> Tokenizer {
@@ -168,7 +167,7 @@ mod tests {
     fn special_tokens_come_first_and_nothing_is_added_when_encoding() {
         let tokenizer = loaded();
         assert_eq!([BOS, EOS, PAD].map(|t| tokenizer.token_to_id(t)), [Some(0), Some(1), Some(2)]);
-        assert_eq!(tokenizer.get_vocab_size(true), 290);
+        assert_eq!(tokenizer.get_vocab_size(true), 275);
         let ids = tokenizer.encode_fast("the cat", true).unwrap();
         assert!(ids.get_ids().iter().all(|&id| id > 2));
     }
@@ -193,9 +192,9 @@ mod tests {
 
     #[test]
     fn the_same_text_gives_the_same_file_whatever_the_order() {
-        let again = train_bpe(["the the then that cat", TEXT], 290, 256).unwrap();
+        let again = train_bpe(["the the then that cat", TEXT], 275, 256).unwrap();
         assert_eq!(trained(), again);
-        let other = train_bpe([TEXT, "different words different"], 290, 256).unwrap();
+        let other = train_bpe([TEXT, "different words different"], 275, 256).unwrap();
         assert_ne!(trained(), other);
     }
 
