@@ -101,7 +101,7 @@ impl AdamW {
         self.advance(learning_rate, gradient_scale, Slot::is_fusible);
     }
 
-    /// A step in which the slots that `fuses` picks go through libtorch's fused kernel, the others operation by operation.
+    /// A step in which the slots that `fuses` picks go through the fused kernel, the others operation by operation.
     fn advance(&mut self, learning_rate: f64, gradient_scale: f64, fuses: fn(&Slot) -> bool) {
         self.steps += 1;
         let update = Update { config: self.config, steps: self.steps, learning_rate, gradient_scale };

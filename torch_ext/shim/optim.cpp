@@ -45,7 +45,7 @@ char *guarded(Work work) {
   }
 }
 
-// The CPU kernel walks raw memory by the parameter's element count and type, so that all this is checked before it runs.
+// The CPU kernel walks raw memory by the parameter's element count and type: all this is checked before it runs.
 void check_like(const char *what, const std::vector<at::Tensor> &tensors, const std::vector<at::Tensor> &parameters) {
   for (size_t i = 0; i < tensors.size(); i++) {
     const at::Tensor &tensor = tensors[i], &parameter = parameters[i];
