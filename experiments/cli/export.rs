@@ -46,7 +46,7 @@ impl Export {
             crate::atomic::PendingFolder::create(&self.to).map_err(|error| io_failure("make", &self.to, &error))?;
         model.write_sharded(pending.path(), self.shard_mb << 20)?;
         let card = pending.path().join("README.md");
-        std::fs::write(&card, model_card(&model, &self.from)).map_err(|error| io_failure("write", &card, &error))?;
+        std::fs::write(&card, model_card(&model, &self.to)).map_err(|error| io_failure("write", &card, &error))?;
         pending.commit().map_err(|error| io_failure("finish", &self.to, &error))?;
         print(&format!("{}\n", self.to.display()));
         Ok(())
@@ -71,27 +71,26 @@ pub fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// A card that says what the model is and how its positions are encoded, with the Hub's front matter.
-fn model_card(model: &ModelFolder, from: &Path) -> String {
+fn model_card(model: &ModelFolder, to: &Path) -> String {
     let config = &model.llama.config;
-    let summary = rope_scaling::describe(&config.positions, None);
-    let name = from.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
-    let parameters: Vec<String> =
-        summary.parameters.iter().map(|(name, value)| format!("| {name} | {value} |")).collect();
+    let description = rope_scaling::describe(&config.positions, None);
+    let name = to.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
+    let mut rows = vec![("scheme".to_owned(), description.scheme.clone())];
+    rows.extend(description.parameters.iter().map(|(name, value)| (name.clone(), value.to_string())));
+    rows.push(("rope_theta".to_owned(), config.positions.geometry.base().to_string()));
+    rows.push(("original context".to_owned(), description.original_context.to_string()));
+    rows.push(("max_position_embeddings".to_owned(), description.max_position_embeddings.to_string()));
+    let rows: Vec<String> = rows.into_iter().map(|(field, value)| format!("| {field} | {value} |")).collect();
     format!(
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- llama\n- long-context\n---\n\n\
          # {name}\n\n\
          A LLaMA-architecture model of {:.1} M parameters with a context of {} tokens.\n\n\
-         ## Position encoding\n\n\
-         | field | value |\n|---|---|\n| scheme | {} |\n{}\n| max_position_embeddings | {} |\n\n\
+         ## Position encoding\n\n| field | value |\n|---|---|\n{}\n\n\
          `config.json` states it in both spellings: `rope_scaling` with `rope_theta` (transformers 4) and \
-         `rope_parameters` (transformers 5).\n\n\
-         Written by Bowline {}. If the weights derive from Llama 2, its licence and the notice \"Built with Llama 2\" \
-         apply to them.\n",
+         `rope_parameters` (transformers 5).\n\nWritten by Bowline {}.\n",
         config.parameter_count() as f64 / 1e6,
-        config.positions.max_position_embeddings,
-        summary.scheme,
-        parameters.join("\n"),
-        config.positions.max_position_embeddings,
+        description.max_position_embeddings,
+        rows.join("\n"),
         env!("CARGO_PKG_VERSION"),
     )
 }

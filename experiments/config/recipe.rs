@@ -137,6 +137,8 @@ pub enum SourceKind {
     Repeat,
     /// Passkey text of our own task, at random depth.
     Passkey,
+    /// Passkey texts of drawn lengths, one behind another: keeps retrieval at every length up to the sequence's.
+    Passkeys,
     /// Several keys stated, then asked for.
     Keys,
 }

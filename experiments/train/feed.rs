@@ -91,7 +91,7 @@ impl<'a> Feed<'a> {
     ///
     /// When a passkey text does not fit.
     pub fn check(&self) -> Result<(), Failure> {
-        match self.drawn.iter().any(|drawn| drawn.kind == SourceKind::Passkey) {
+        match self.drawn.iter().any(|drawn| matches!(drawn.kind, SourceKind::Passkey | SourceKind::Passkeys)) {
             true => self.generator().map(drop),
             false => Ok(()),
         }
@@ -116,7 +116,8 @@ impl<'a> Feed<'a> {
                 return Ok(Sequence { tokens, starts: vec![0], counted_from: block });
             }
             (SourceKind::Keys, _) => keyed(&mut draws, codec, wanted)?,
-            (SourceKind::Passkey, haystack) => self.passkeys(&mut draws, *haystack, wanted)?,
+            (SourceKind::Passkey, haystack) => self.passkey(&mut draws, *haystack, wanted)?,
+            (SourceKind::Passkeys, haystack) => self.passkeys(&mut draws, *haystack, wanted)?,
         };
         Ok(Sequence { tokens, starts: vec![0], counted_from: 0 })
     }
@@ -127,8 +128,8 @@ impl<'a> Feed<'a> {
         Ok(Sequence { tokens: sequence.tokens, starts, counted_from: 0 })
     }
 
-    /// What makes passkey texts, which fit the stage's length.
-    fn generator(&self) -> Result<Generator<'a>, Failure> {
+    /// What makes passkey texts, which fit the stage's length, and the least tokens of one.
+    fn generator(&self) -> Result<(Generator<'a>, usize), Failure> {
         let Materials { codec, bos, .. } = self.materials;
         let generator = Generator::new(codec, Variant::Bowline, bos).map_err(|e| Failure::config(e.to_string()))?;
         let least = generator.least_length().map_err(|e| Failure::config(e.to_string()))?.max(PASSKEY_FLOOR);
@@ -138,13 +139,13 @@ impl<'a> Feed<'a> {
                 least - 1,
                 self.length
             ))),
-            false => Ok(generator),
+            false => Ok((generator, least)),
         }
     }
 
     /// One passkey text of exactly `wanted` tokens; its haystack is text half of the time when there is any.
-    fn passkeys(&self, draws: &mut Draws, haystack: Option<&Loader>, wanted: usize) -> Result<Vec<u32>, Failure> {
-        let generator = self.generator()?;
+    fn passkey(&self, draws: &mut Draws, haystack: Option<&Loader>, wanted: usize) -> Result<Vec<u32>, Failure> {
+        let generator = self.generator()?.0;
         let (depth, seed) = (draws.uniform(), draws.below(u64::MAX));
         let sample = match haystack {
             Some(loader) if draws.below(2) == 0 => {
@@ -155,5 +156,21 @@ impl<'a> Feed<'a> {
         };
         let sample = sample.map_err(|e| Failure::config(e.to_string()))?;
         Ok(sample.tokens.iter().chain(&sample.answer).copied().collect())
+    }
+
+    /// Passkey texts of drawn lengths, one behind another, `wanted` tokens in all. Half of the sequences hold one alone.
+    fn passkeys(&self, draws: &mut Draws, haystack: Option<&Loader>, wanted: usize) -> Result<Vec<u32>, Failure> {
+        let least = self.generator()?.1;
+        let mut tokens = Vec::with_capacity(wanted);
+        let alone = draws.below(2) == 0;
+        while tokens.len() < wanted {
+            let left = wanted - tokens.len();
+            let length = match alone || left < 2 * least {
+                true => left,
+                false => least + draws.below((left - 2 * least + 1) as u64) as usize,
+            };
+            tokens.extend(self.passkey(draws, haystack, length)?);
+        }
+        Ok(tokens)
     }
 }
