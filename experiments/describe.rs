@@ -12,7 +12,11 @@ const CURVE_POINTS: usize = 200;
 pub fn variant_of(model: &ModelFolder, name: &str, description: &str, id: &str) -> Variant {
     let positions = &model.llama.config.positions;
     let summary = rope_scaling::describe(positions, None);
-    let parameters: Vec<String> = summary.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    let mut parameters: Vec<String> =
+        summary.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
+    if summary.effective_base != summary.base || positions.pretrained_base.is_some() {
+        parameters.insert(0, format!("base = {}", summary.effective_base.round()));
+    }
     Variant {
         name: name.to_owned(),
         description: description.to_owned(),
