@@ -40,7 +40,7 @@ pub fn spectrum(model: &ModelFolder, name: &str, length: usize) -> Option<Spectr
     })
 }
 
-/// A training curve of at most [`CURVE_POINTS`] points, each the mean of the steps since the last.
+/// A training curve of at most 200 points, each the mean of the steps since the last.
 pub fn training_curve(name: &str, metrics: &[StepMetrics]) -> TrainingCurve {
     let stride = metrics.len().div_ceil(CURVE_POINTS).max(1);
     let chunks: Vec<&[StepMetrics]> = metrics.chunks(stride).collect();

@@ -11,7 +11,7 @@ use crate::error::{Failure, io_failure};
 /// Why standard output took no more, if it did.
 static LOST: OnceLock<String> = OnceLock::new();
 
-/// Prints text. A reader that went away is not an error; anything else is told by [`lost`] at the end.
+/// Prints text. A reader that went away is not an error; anything else is told at the end.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Failure;
 
-/// Shape of a LLaMA model. Fields are checked by [`ModelConfig::from_hf`] or [`ModelConfig::new`].
+/// Shape of a LLaMA model. Fields are checked by [`ModelConfig::from_hf`].
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
     /// Rows of the embedding.

@@ -174,3 +174,47 @@ impl<'a> Feed<'a> {
         Ok(tokens)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    fn sequences(kind: &str, length: usize) -> Vec<Sequence> {
+        let codec = Tokenizer::from_file(&crate::assets::tokenizer().join("tokenizer.json"), 2048).unwrap();
+        let source: Source = toml::from_str(&format!("name = \"made\"\nkind = \"{kind}\"")).unwrap();
+        let stage: Stage =
+            toml::from_str(&format!("length = {length}\nbatch = 1\nsteps = 1\nmix = {{ made = 1.0 }}")).unwrap();
+        let materials = Materials { codec: &codec, bos: Some(0), vocab: 2048, seed: 1 };
+        let (sources, loaders) = ([source], BTreeMap::new());
+        let feed = Feed::new(materials, &sources, &stage, 0, &loaders).unwrap();
+        (0..20).map(|number| feed.sequence(number).unwrap()).collect()
+    }
+
+    #[test]
+    fn made_text_fills_a_sequence_exactly_and_replays() {
+        for kind in ["repeat", "keys", "passkey", "passkeys"] {
+            let made = sequences(kind, 128);
+            assert!(made.iter().all(|sequence| sequence.tokens.len() == 129), "{kind}");
+            assert_eq!(made, sequences(kind, 128), "{kind}");
+            assert_ne!(made[0], made[1], "{kind}");
+        }
+    }
+
+    #[test]
+    fn passkey_texts_of_drawn_lengths_share_a_sequence() {
+        let texts = |kind| -> Vec<usize> {
+            sequences(kind, 256).iter().map(|s| s.tokens.iter().filter(|&&id| id == 0).count()).collect()
+        };
+        assert!(texts("passkey").iter().all(|&count| count == 1));
+        assert!(texts("passkeys").iter().any(|&count| count > 1) && texts("passkeys").contains(&1));
+    }
+
+    #[test]
+    fn targets_before_the_first_repetition_are_not_counted() {
+        for sequence in sequences("repeat", 64) {
+            assert_eq!(sequence.counted(64), 65 - sequence.counted_from);
+            assert!(sequence.counted(64) >= 32);
+        }
+    }
+}
