@@ -28,8 +28,12 @@ fn outcome(expectation: &Expectation, report: &Report) -> Outcome {
     let within = |value: f64| {
         expectation.at_least.is_none_or(|least| value >= least) && expectation.at_most.is_none_or(|most| value <= most)
     };
-    // The first that holds speaks for "best trained"; otherwise the first that was measured.
-    let chosen = tried.iter().find(|(_, value)| value.is_some_and(within)).or(tried.first());
+    // The variant for which it holds best speaks for "best trained".
+    let better = |a: f64, b: f64| if expectation.at_most.is_some() { b.total_cmp(&a) } else { a.total_cmp(&b) };
+    let chosen = tried.iter().max_by(|(_, a), (_, b)| match (a, b) {
+        (Some(a), Some(b)) => better(*a, *b),
+        (a, b) => a.is_some().cmp(&b.is_some()),
+    });
     let holds = chosen.is_some_and(|(_, value)| value.is_some_and(within));
     let (name, value) = chosen.copied().unwrap_or((expectation.variant.as_str(), None));
     let relative = expectation.relative_to.map(|length| format!(" / its value at {length}")).unwrap_or_default();
