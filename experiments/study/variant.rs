@@ -106,7 +106,7 @@ pub fn result(
         eprintln!("{}: kept from an earlier run", spec.name);
         return Ok(result);
     }
-    let (model, curve) = prepared(study, spec, base, run, stop)?;
+    let (model, curve) = prepared(study, spec, base, &base_hash, run, stop)?;
     let mut result = evaluated(study, spec, &model, documents, stop)?;
     result.key = key;
     result.training.extend(curve);
@@ -127,6 +127,7 @@ fn prepared(
     study: &Study,
     spec: &VariantSpec,
     mut base: ModelFolder,
+    base_hash: &str,
     run: &RunDir,
     stop: &StopFlag,
 ) -> Result<(ModelFolder, Option<TrainingCurve>), Failure> {
@@ -138,7 +139,18 @@ fn prepared(
     }
     let recipe = study.recipe(spec)?;
     let out = run.join("train").join(&spec.name);
-    let options = RunOptions { out: out.clone(), resume: Resume::Auto, device: None, dry_run: false };
+    // Checkpoints of another recipe or base are not gone on from; the trainer sets them aside and says so.
+    let decided_by = serde_json::json!({ "recipe": recipe, "base": base_hash }).to_string();
+    let training_key = blake3::hash(decided_by.as_bytes()).to_hex().to_string();
+    let key_path = out.join("training-key");
+    let resume = match std::fs::read_to_string(&key_path) {
+        Ok(kept) if kept != training_key => Resume::Never,
+        _ => Resume::Auto,
+    };
+    std::fs::create_dir_all(&out).map_err(|error| io_failure("make", &out, &error))?;
+    crate::atomic::write_bytes(&key_path, training_key.as_bytes())
+        .map_err(|error| io_failure("write", &key_path, &error))?;
+    let options = RunOptions { out: out.clone(), resume, device: None, dry_run: false };
     let model = train_model(recipe, base, &options, stop)?;
     let curve = training_curve(&spec.name, &read_metrics(&out)?);
     Ok((model, Some(curve)))
