@@ -200,12 +200,13 @@ fn every_tiny_checkpoint_has_positions_that_read_and_survive_writing() {
 fn the_manifest_knows_every_file_by_its_hash_and_reader() {
     let manifest = read(&golden().join("MANIFEST.json"));
     let entries = manifest["files"].as_object().unwrap();
-    for (name, entry) in entries.iter().filter(|(name, _)| FOLDERS.iter().any(|folder| name.starts_with(folder))) {
+    for (name, entry) in entries {
         let bytes = std::fs::read(golden().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(entry["sha256"], hash, "{name} changed without its maker");
-        assert_eq!(entry["reader"], "rope_scaling/tests/golden.rs", "{name}");
-        assert!(golden().join("../..").join(entry["maker"].as_str().unwrap()).is_file(), "{name}");
+        for role in ["maker", "reader"] {
+            assert!(golden().join("../..").join(entry[role].as_str().unwrap()).is_file(), "{name}: no such {role}");
+        }
     }
     for folder in FOLDERS {
         for file in files(folder) {
