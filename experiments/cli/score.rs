@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::options::ModelOptions;
 use super::output::{print, write_json};
-use crate::error::{Failure, io_failure};
+use crate::error::Failure;
 use crate::json::{read_capped, read_json};
 use crate::model::ModelFolder;
 
@@ -91,10 +91,7 @@ impl Score {
     fn ids(&self, model: &ModelFolder) -> Result<Vec<u32>, Failure> {
         match (&self.text, &self.tokens) {
             (Some(path), _) => {
-                let bytes = read_capped(path, INPUT_LIMIT)?;
-                let text = String::from_utf8(bytes)
-                    .map_err(|error| Failure::data(format!("{}: is not UTF-8: {error}", path.display())))?;
-                let ids = model.tokenizer()?.encode(&text)?;
+                let ids = model.tokenizer()?.encode(&read_text(path)?)?;
                 Ok(model.llama.config.bos.into_iter().chain(ids).collect())
             }
             (None, Some(path)) => token_ids(path),
@@ -123,5 +120,6 @@ fn token_ids(path: &Path) -> Result<Vec<u32>, Failure> {
 ///
 /// When it cannot be read or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| io_failure("read", path, &error))
+    let bytes = read_capped(path, INPUT_LIMIT)?;
+    String::from_utf8(bytes).map_err(|error| Failure::data(format!("{}: is not UTF-8: {error}", path.display())))
 }

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::corpus::Corpus;
 use super::documents::{Document, documents};
 use super::error::DataError;
+use super::rng::mixed;
 use super::spec::SourceSpec;
 
 /// Words of an n-gram, unless told otherwise.
@@ -177,13 +178,6 @@ fn hashed_words(text: &str) -> Vec<u64> {
             lower.fold(1, |hash: u64, c| mixed(hash.wrapping_mul(MULTIPLIER).wrapping_add(u64::from(c))))
         })
         .collect()
-}
-
-/// SplitMix64's finaliser.
-fn mixed(mut x: u64) -> u64 {
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

@@ -24,8 +24,6 @@ pub struct RunState {
     pub step: u64,
     /// Tokens seen.
     pub tokens: u64,
-    /// Sequences dealt in the current stage.
-    pub sequences: u64,
     /// Hash of everything that decides the rest of the run: recipe, sources, tokenizer.
     pub identity: BTreeMap<String, String>,
     /// Device and threads; other ones may change the last bits.
@@ -254,7 +252,7 @@ mod tests {
     use super::*;
 
     fn state(step: u64) -> RunState {
-        RunState { step, tokens: step * 10, sequences: step, identity: BTreeMap::new(), machine: "cpu".into() }
+        RunState { step, tokens: step * 10, identity: BTreeMap::new(), machine: "cpu".into() }
     }
 
     fn fill(text: &'static str) -> impl FnOnce(&Path) -> Result<(), Failure> {

@@ -313,7 +313,6 @@ impl Trainer {
         let state = RunState {
             step: self.step,
             tokens: self.tokens,
-            sequences: 0,
             identity: self.identity.clone(),
             machine: machine(self.model.device()),
         };
