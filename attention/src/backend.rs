@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(feature = "torch")]
+use crate::error::Feature;
 use crate::error::{AttnError, DType, Unsupported};
 use crate::problem::AttnProblem;
 #[cfg(feature = "torch")]
@@ -24,7 +26,8 @@ pub trait AttentionBackend: Sync {
     fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported>;
 
     /// The output `[batch, query_heads, query_len, head_dim]` in the type and on the device of `q`, for tensors that
-    /// [`Backend::forward`] has checked against the problem.
+    /// [`Backend::forward`] has checked against the problem. Differentiable where gradients are tracked and an input
+    /// asks for one.
     ///
     /// # Errors
     ///
@@ -32,6 +35,58 @@ pub trait AttentionBackend: Sync {
     /// has none.
     #[cfg(feature = "torch")]
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError>;
+
+    /// Output and log-sum-exp for tensors that [`Backend::attend`] has checked; nothing is recorded for gradients.
+    ///
+    /// # Errors
+    ///
+    /// [`AttnError::Unsupported`] with [`Feature::LogSumExp`] by default; else as [`AttentionBackend::forward`].
+    #[cfg(feature = "torch")]
+    fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
+        let _ = (problem, q, k, v);
+        Err(Unsupported { backend: self.name(), feature: Feature::LogSumExp }.into())
+    }
+
+    /// Gradients of `sum(output * grad_output)` for tensors that [`Backend::backward`] has checked; nothing is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`AttnError::Unsupported`] with [`Feature::Gradients`] by default; else as [`AttentionBackend::forward`].
+    #[cfg(feature = "torch")]
+    fn backward(
+        &self,
+        problem: &AttnProblem,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        attended: &Attended,
+        grad_output: &Tensor,
+    ) -> Result<Gradients, AttnError> {
+        let _ = (problem, q, k, v, attended, grad_output);
+        Err(Unsupported { backend: self.name(), feature: Feature::Gradients }.into())
+    }
+}
+
+/// Output and log-sum-exp of one problem.
+#[cfg(feature = "torch")]
+#[derive(Debug)]
+pub struct Attended {
+    /// `[batch, query_heads, query_len, head_dim]`, in the type of q.
+    pub output: Tensor,
+    /// `[batch, query_heads, query_len]`, in nats; `-inf` where a query sees nothing. float32; float64 for float64 inputs.
+    pub lse: Tensor,
+}
+
+/// Derivatives by q, k and v, in their shapes and types.
+#[cfg(feature = "torch")]
+#[derive(Debug)]
+pub struct Gradients {
+    /// By q, `[batch, query_heads, query_len, head_dim]`.
+    pub dq: Tensor,
+    /// By k, `[batch, key_heads, key_len, head_dim]`.
+    pub dk: Tensor,
+    /// By v, `[batch, key_heads, key_len, head_dim]`.
+    pub dv: Tensor,
 }
 
 /// Every backend of this build, fastest first.
@@ -41,7 +96,7 @@ static REGISTRY: &[&dyn AttentionBackend] = &[
     &Reference,
 ];
 
-/// The f64 reference as a backend: takes every problem, slowly, and has no gradient on tensors.
+/// The f64 reference as a backend: takes every problem, slowly.
 struct Reference;
 
 impl AttentionBackend for Reference {
@@ -55,7 +110,26 @@ impl AttentionBackend for Reference {
 
     #[cfg(feature = "torch")]
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
-        crate::tensors::reference_forward(problem, q, k, v)
+        crate::tensors::refuse_to_lose_gradients(self.name(), [q, k, v])?;
+        self.attend(problem, q, k, v).map(|attended| attended.output)
+    }
+
+    #[cfg(feature = "torch")]
+    fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
+        crate::tensors::reference_attend(problem, q, k, v)
+    }
+
+    #[cfg(feature = "torch")]
+    fn backward(
+        &self,
+        problem: &AttnProblem,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _attended: &Attended,
+        grad_output: &Tensor,
+    ) -> Result<Gradients, AttnError> {
+        crate::tensors::reference_backward(problem, q, k, v, grad_output)
     }
 }
 
@@ -115,6 +189,40 @@ impl Backend {
         let dtype = crate::tensors::check(problem, q, k, v)?;
         self.supports(problem, dtype)?;
         self.0.forward(problem, q, k, v)
+    }
+
+    /// Output and log-sum-exp of tensors as [`Backend::forward`] takes them; nothing is recorded for gradients.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::forward`]; [`AttnError::Unsupported`] with [`Feature::LogSumExp`] when the backend keeps it to itself.
+    #[cfg(feature = "torch")]
+    pub fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
+        let dtype = crate::tensors::check(problem, q, k, v)?;
+        self.supports(problem, dtype)?;
+        tch::no_grad(|| self.0.attend(problem, q, k, v))
+    }
+
+    /// Gradients of `sum(output * grad_output)` by q, k and v; `attended` is what [`Backend::attend`] gave for them and
+    /// `grad_output` has the shape, type and device of its output. Nothing is recorded for gradients of gradients.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::forward`]; [`AttnError::Unsupported`] with [`Feature::Gradients`] when the backend has none.
+    #[cfg(feature = "torch")]
+    pub fn backward(
+        &self,
+        problem: &AttnProblem,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        attended: &Attended,
+        grad_output: &Tensor,
+    ) -> Result<Gradients, AttnError> {
+        let dtype = crate::tensors::check(problem, q, k, v)?;
+        self.supports(problem, dtype)?;
+        crate::tensors::check_attended(problem, q, attended, grad_output)?;
+        tch::no_grad(|| self.0.backward(problem, q, k, v, attended, grad_output))
     }
 }
 

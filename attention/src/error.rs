@@ -68,6 +68,12 @@ pub enum Feature {
     SoftCap,
     /// Gradients: an input asks for one.
     Gradients,
+    /// The log-sum-exp of each row beside the output.
+    LogSumExp,
+    /// Tensors on a kind of device, by its name.
+    Device(String),
+    /// Anything else, in words that complete "does not do".
+    Other(String),
 }
 
 impl fmt::Display for Feature {
@@ -79,6 +85,9 @@ impl fmt::Display for Feature {
             Self::Alibi => f.write_str("ALiBi"),
             Self::SoftCap => f.write_str("a soft cap"),
             Self::Gradients => f.write_str("gradients: run it without gradient tracking, or choose another backend"),
+            Self::LogSumExp => f.write_str("the log-sum-exp of this problem"),
+            Self::Device(device) => write!(f, "tensors on {device}"),
+            Self::Other(words) => f.write_str(words),
         }
     }
 }
@@ -104,18 +113,18 @@ pub enum AttnError {
     /// A tensor's shape is not the problem's.
     #[error("{tensor} has shape {found:?}, the attention problem says {expected:?}")]
     Dims {
-        /// `q`, `k`, `v` or `grad_output`.
+        /// `q`, `k`, `v`, `output`, `lse` or `grad_output`.
         tensor: &'static str,
-        /// By the problem, as [batch, heads, len, head_dim].
-        expected: [usize; 4],
+        /// By the problem, as [batch, heads, len, head_dim]; `lse` has no head_dim.
+        expected: Vec<usize>,
         /// What came.
         found: Vec<i64>,
     },
-    /// q, k and v differ in type.
+    /// q, k and v differ in type, or what goes with them has not the type that follows from theirs.
     #[cfg(feature = "torch")]
     #[error("{tensor} is {found:?} where q is {expected:?}: q, k and v must agree")]
     Kinds {
-        /// `k` or `v`.
+        /// `k`, `v`, `output` or `grad_output`.
         tensor: &'static str,
         /// Type of q.
         expected: tch::Kind,
@@ -126,12 +135,31 @@ pub enum AttnError {
     #[cfg(feature = "torch")]
     #[error("{tensor} is on {found:?} where q is on {expected:?}: q, k and v must agree")]
     Devices {
-        /// `k` or `v`.
+        /// Any tensor but q.
         tensor: &'static str,
         /// Device of q.
         expected: tch::Device,
         /// What came.
         found: tch::Device,
+    },
+    /// The log-sum-exp has the type of the sums behind it.
+    #[cfg(feature = "torch")]
+    #[error("lse is {found:?} where q calls for {expected:?}")]
+    LseKind {
+        /// float64 for float64 inputs, else float32.
+        expected: tch::Kind,
+        /// What came.
+        found: tch::Kind,
+    },
+    /// A backend's own kernels failed.
+    #[error("attention backend {backend} failed for {shape}: {reason}")]
+    Kernel {
+        /// The backend.
+        backend: &'static str,
+        /// The problem's sizes.
+        shape: crate::AttnShape,
+        /// In its words.
+        reason: String,
     },
     /// An element type that attention has no name for.
     #[cfg(feature = "torch")]

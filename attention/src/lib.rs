@@ -35,6 +35,8 @@ mod shape;
 #[cfg(feature = "torch")]
 mod tensors;
 
+#[cfg(feature = "torch")]
+pub use backend::{Attended, Gradients};
 pub use backend::{AttentionBackend, Backend};
 pub use bias::{Alibi, AlibiError};
 pub use error::{AttnError, DType, Feature, Unsupported};

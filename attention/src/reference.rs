@@ -204,7 +204,11 @@ fn check_dims(tensor: &'static str, array: ArrayView4<'_, f64>, expected: [usize
     if array.shape() == expected {
         return Ok(());
     }
-    Err(AttnError::Dims { tensor, expected, found: array.shape().iter().map(|&n| signed(n)).collect() })
+    Err(AttnError::Dims {
+        tensor,
+        expected: expected.to_vec(),
+        found: array.shape().iter().map(|&n| signed(n)).collect(),
+    })
 }
 
 #[cfg(test)]
