@@ -47,6 +47,31 @@ impl RowMask<'_> {
         }
     }
 
+    /// How many of `key_len` keys `query` sees.
+    #[must_use]
+    pub fn visible_keys(self, query: usize, key_len: usize) -> usize {
+        let keys = signed(key_len);
+        // Keys up to a position, as many as there are.
+        let upto = |position: i64| position.saturating_add(1).clamp(0, keys);
+        let at = |offset: i64| signed(query) + offset;
+        let seen = match self {
+            Self::Full => keys,
+            Self::Causal { offset } => upto(at(offset)),
+            Self::Window { size, sinks, offset } => {
+                let (last, first) = (upto(at(offset)), upto(at(offset).saturating_sub(signed(size))));
+                last - first + first.min(signed(sinks))
+            }
+            Self::Documents { starts, offset } => {
+                let first = match document(starts, at(offset)) {
+                    0 => 0,
+                    document => signed(starts[document - 1]),
+                };
+                (upto(at(offset)) - first).max(0)
+            }
+        };
+        usize::try_from(seen).unwrap_or(0)
+    }
+
     /// What [`RowMask::visible`] says of every pair in the rectangle; an empty rectangle is [`Tile::None`].
     #[must_use]
     pub fn tile(self, queries: Range<usize>, keys: Range<usize>) -> Tile {
@@ -161,6 +186,7 @@ mod tests {
                 _ => RowMask::Documents { starts: &starts, offset },
             };
             let (queries, keys) = (query..query + queries, key..key + keys);
+            prop_assert_eq!(mask.visible_keys(query, keys.end), (0..keys.end).filter(|&k| mask.visible(query, k)).count());
             prop_assert_eq!(mask.tile(queries.clone(), keys.clone()), tile_by_pairs(mask, queries, keys));
         }
     }
