@@ -34,6 +34,7 @@ pub mod reference;
 mod shape;
 #[cfg(feature = "torch")]
 mod tensors;
+pub mod workload;
 
 #[cfg(feature = "torch")]
 pub use backend::{Attended, Gradients};
