@@ -18,7 +18,8 @@ fn main() {
 /// Compiles against the headers that lie beside libtorch's folder `lib`.
 fn compile_shim(lib: &Path) {
     let include = lib.with_file_name("include");
-    println!("cargo:rerun-if-changed=shim/optim.cpp");
+    let sources = ["shim/autograd.cpp", "shim/cuda.cpp", "shim/optim.cpp"];
+    sources.into_iter().chain(["shim/common.h"]).for_each(|file| println!("cargo:rerun-if-changed={file}"));
     cc::Build::new()
         .cpp(true)
         .std("c++17")
@@ -28,6 +29,6 @@ fn compile_shim(lib: &Path) {
         .debug(false)
         .opt_level(3)
         .includes([include.join("torch/csrc/api/include"), include])
-        .file("shim/optim.cpp")
+        .files(sources)
         .compile("bowline_shim");
 }

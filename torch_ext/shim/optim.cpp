@@ -4,13 +4,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <exception>
 #include <optional>
 #include <vector>
 
 #include <ATen/Dispatch.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_zero.h>
@@ -19,30 +16,17 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
+#include "common.h"
+
 namespace {
 
-using Handles = const at::Tensor *const *;
-
-std::vector<at::Tensor> listed(Handles handles, size_t count) {
-  std::vector<at::Tensor> tensors;
-  tensors.reserve(count);
-  for (size_t i = 0; i < count; i++) tensors.push_back(*handles[i]);
-  return tensors;
-}
-
+// Nothing is recorded for gradients.
 template <typename Work>
-char *guarded(Work work) {
-  try {
+char *unrecorded(Work work) {
+  return guarded([&] {
     at::NoGradGuard no_grad;
     work();
-    return nullptr;
-  } catch (const c10::Error &error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception &error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
+  });
 }
 
 // The CPU kernel walks raw memory by the parameter's element count and type: all this is checked before it runs.
@@ -113,7 +97,7 @@ struct bowline_adamw_numbers {
 
 char *bowline_fused_adamw(size_t count, Handles parameter_handles, Handles gradient_handles, Handles mean_handles,
                           Handles square_handles, const bowline_adamw_numbers *numbers) {
-  return guarded([&] {
+  return unrecorded([&] {
     const auto parameters = listed(parameter_handles, count);
     const auto gradients = listed(gradient_handles, count);
     const auto means = listed(mean_handles, count);
@@ -134,7 +118,7 @@ char *bowline_fused_adamw(size_t count, Handles parameter_handles, Handles gradi
 }
 
 char *bowline_global_norm(size_t count, Handles handles, double *norm) {
-  return guarded([&] {
+  return unrecorded([&] {
     const auto tensors = listed(handles, count);
     for (const at::Tensor &tensor : tensors) {
       TORCH_CHECK(tensor.defined() && tensor.device() == tensors[0].device(), "a norm wants tensors on one device");
@@ -144,7 +128,7 @@ char *bowline_global_norm(size_t count, Handles handles, double *norm) {
 }
 
 char *bowline_zero(size_t count, Handles handles) {
-  return guarded([&] { at::_foreach_zero_(listed(handles, count)); });
+  return unrecorded([&] { at::_foreach_zero_(listed(handles, count)); });
 }
 
 }  // extern "C"

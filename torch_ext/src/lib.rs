@@ -1,8 +1,9 @@
-//! The doors that tch leaves closed: libtorch's CUDA part opened at run time, and what was found.
+//! The doors that tch leaves closed: custom autograd, libtorch's CUDA part opened at run time, and what was found.
 //!
 //! A program linked against libtorch's CPU part alone serves machines with and without a GPU: [`cuda::state`] opens the
 //! CUDA part, once, and says in a type what came of it. [`libtorch`] says which libtorch is in use, from where, and what
-//! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind.
+//! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind. [`mod@autograd`] puts Rust
+//! closures into libtorch's graph, [`generator_state`] reads its random generators.
 //!
 //! ```
 //! use torch_ext::cuda::{self, CudaState};
@@ -13,9 +14,19 @@
 //! }
 //! ```
 
-mod autograd;
+pub mod autograd;
 pub mod cuda;
+mod generator;
 pub mod libtorch;
+mod message;
 pub mod optim;
 
 pub use autograd::grad_enabled;
+pub use generator::{generator_state, set_generator_state};
+
+/// Held by tests that read or move the random generator, which all tests of this binary share.
+#[cfg(test)]
+fn test_lock() -> std::sync::MutexGuard<'static, ()> {
+    static LOCK: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    LOCK.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,9 +1,11 @@
 //! Optimizer arithmetic on whole lists of tensors, one call each: AdamW's step, the norm of all gradients, zeroing.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 
 use tch::Tensor;
 use torch_sys::C_tensor;
+
+use crate::message;
 
 /// Why a call on a list of tensors was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -168,16 +170,9 @@ fn handles(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
     tensors.iter().map(|tensor| tensor.as_ptr()).collect()
 }
 
-/// The shim's answer: null, or a message that is now ours.
-fn taken(message: *mut c_char) -> Result<(), OptimError> {
-    if message.is_null() {
-        return Ok(());
-    }
-    // SAFETY: not null, a C string.
-    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
-    // SAFETY: made by strdup on the other side, freed once.
-    unsafe { libc::free(message.cast()) };
-    Err(OptimError::Refused(text))
+/// The shim's answer.
+fn taken(answer: *mut c_char) -> Result<(), OptimError> {
+    message::taken(answer).map_or(Ok(()), |text| Err(OptimError::Refused(text)))
 }
 
 #[cfg(test)]
