@@ -72,6 +72,39 @@ pub fn render(reports: &[(String, Report)], out_dir: &Path) -> Result<Rendered, 
     Ok(Rendered { figures: files, html })
 }
 
+/// One measured speed of attention.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Speed {
+    /// The kind of problem; each has a figure.
+    pub case: String,
+    /// Backward pass; forward otherwise.
+    pub backward: bool,
+    /// What was measured: a backend, and how it was asked.
+    pub name: String,
+    /// Sequence length in tokens.
+    pub length: usize,
+    /// 1e12 operations a second, counted over visible pairs.
+    pub tflops: f64,
+    /// What the device was measured to do at best, in the same unit.
+    pub peak: Option<f64>,
+    /// Everything else that decides a speed, in words; speeds of unlike settings never share a figure.
+    pub setting: String,
+}
+
+/// Draws speeds against length, one figure a case, as SVG, PNG and Vega-Lite; returns the files.
+///
+/// # Errors
+///
+/// [`PlotError::Draw`] and [`PlotError::Write`].
+pub fn speed(speeds: &[Speed], out_dir: &Path) -> Result<Vec<PathBuf>, PlotError> {
+    write::folder(out_dir)?;
+    let mut files = Vec::new();
+    for figure in figures::speed::figures(speeds) {
+        one(&figure, out_dir, &mut files)?;
+    }
+    Ok(files)
+}
+
 /// Writes a figure's three files; returns its SVG.
 fn one(figure: &Figure, folder: &Path, files: &mut Vec<PathBuf>) -> Result<String, PlotError> {
     let failed = |message| PlotError::Draw { figure: figure.id.clone(), message };

@@ -4,6 +4,7 @@ mod perplexity;
 mod position_loss;
 mod retrieval;
 mod spectrum;
+pub(crate) mod speed;
 mod tables;
 mod tradeoff;
 mod training;

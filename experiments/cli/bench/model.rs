@@ -1,36 +1,21 @@
-//! `bowline bench`: tokens per second of scoring and training.
+//! Tokens per second of scoring and training.
 
-use std::time::Instant;
-
-use clap::{Args, Subcommand};
+use clap::Args;
 use eval::LanguageModel;
 use serde::Serialize;
 use tch::Tensor;
 
-use super::options::ModelOptions;
-use super::output::{print, print_json};
+use super::super::options::ModelOptions;
+use super::super::output::{print, print_json};
+use super::timed;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
 use crate::model::{ModelFolder, Pass, PlanTensors};
 use crate::train::{AdamConfig, AdamW, Decayed, clip_factor, summed_loss};
 
-/// Measures speed on this machine.
+/// Scoring.
 #[derive(Debug, Args)]
-pub struct Bench {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Subcommand)]
-enum What {
-    /// Scoring: one causal pass with the likelihood of every token
-    Score(ScoreBench),
-    /// Training: forward, backward and AdamW step of every parameter
-    Train(TrainBench),
-}
-
-#[derive(Debug, Args)]
-struct ScoreBench {
+pub(super) struct ScoreBench {
     /// Folder, Hub id in the cache, or `bundled`
     model: String,
     /// Lengths in tokens
@@ -46,8 +31,9 @@ struct ScoreBench {
     options: ModelOptions,
 }
 
+/// Training.
 #[derive(Debug, Args)]
-struct TrainBench {
+pub(super) struct TrainBench {
     /// Folder, Hub id in the cache, or `bundled`
     model: String,
     /// Sequences of a step
@@ -79,22 +65,13 @@ struct Row {
     threads: i32,
 }
 
-impl Bench {
-    /// Runs the command.
+impl ScoreBench {
+    /// Measures and prints.
     ///
     /// # Errors
     ///
     /// When the model cannot be loaded or fails.
-    pub fn run(self) -> Result<(), Failure> {
-        match self.what {
-            What::Score(bench) => bench.run(),
-            What::Train(bench) => bench.run(),
-        }
-    }
-}
-
-impl ScoreBench {
-    fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self) -> Result<(), Failure> {
         let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
         let reader = model.reader();
         let mut rows = Vec::new();
@@ -109,7 +86,12 @@ impl ScoreBench {
 }
 
 impl TrainBench {
-    fn run(self) -> Result<(), Failure> {
+    /// Measures and prints.
+    ///
+    /// # Errors
+    ///
+    /// When the model cannot be loaded or fails.
+    pub(super) fn run(self) -> Result<(), Failure> {
         let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
         for (_, parameter) in model.llama.parameters() {
             let _ = parameter.set_requires_grad(true);
@@ -133,23 +115,6 @@ impl TrainBench {
         })?;
         shown(&[row("train", self.length, self.batch, &timed)], self.json)
     }
-}
-
-/// Seconds of each timed run, sorted.
-fn timed(warm_up: usize, repeats: usize, mut run: impl FnMut() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
-    if repeats == 0 {
-        return Err(Failure::config("at least 1 repeat is needed"));
-    }
-    let mut seconds = Vec::with_capacity(repeats);
-    for turn in 0..warm_up + repeats {
-        let started = Instant::now();
-        run()?;
-        if turn >= warm_up {
-            seconds.push(started.elapsed().as_secs_f64());
-        }
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds)
 }
 
 fn row(case: &'static str, length: usize, batch: usize, seconds: &[f64]) -> Row {

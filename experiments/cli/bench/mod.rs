@@ -1,0 +1,60 @@
+//! `bowline bench`: how fast things are on this machine.
+
+mod attention;
+mod model;
+mod peers;
+
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+
+use crate::error::Failure;
+
+/// Measures speed on this machine.
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Attention: every backend beside the best way that libtorch has for the same problem
+    Attention(attention::AttentionBench),
+    /// Scoring: one causal pass with the likelihood of every token
+    Score(model::ScoreBench),
+    /// Training: forward, backward and AdamW step of every parameter
+    Train(model::TrainBench),
+}
+
+impl Bench {
+    /// Runs the command.
+    ///
+    /// # Errors
+    ///
+    /// When what is measured cannot be loaded or fails.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.what {
+            What::Attention(bench) => bench.run(),
+            What::Score(bench) => bench.run(),
+            What::Train(bench) => bench.run(),
+        }
+    }
+}
+
+/// Seconds of each timed run, sorted.
+fn timed(warm_up: usize, repeats: usize, mut run: impl FnMut() -> Result<(), Failure>) -> Result<Vec<f64>, Failure> {
+    if repeats == 0 {
+        return Err(Failure::config("at least 1 repeat is needed"));
+    }
+    let mut seconds = Vec::with_capacity(repeats);
+    for turn in 0..warm_up + repeats {
+        let started = Instant::now();
+        run()?;
+        if turn >= warm_up {
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds)
+}
