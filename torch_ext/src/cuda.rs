@@ -1,10 +1,31 @@
-//! CUDA: whether there is any, and where from.
+//! CUDA: whether there is any, and where from; and kernels of our own, compiled, kept and run.
+//!
+//! [`state`] opens libtorch's CUDA part. The rest is for kernels that libtorch does not have: [`KernelSource`] is compiled by
+//! [`Nvrtc`] for an [`Arch`], which needs no device, the code is kept in a [`Cache`], and a [`Device`] loads and runs it
+//! where libtorch computes. Nothing here is linked: what is not there is an answer with a reason.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+mod arch;
+mod cache;
+mod compile;
+mod device;
+mod error;
+mod launch;
 mod load;
+mod nvrtc;
+mod ptxas;
+
+pub use arch::{Arch, ArchError, Capability};
+pub use cache::{CACHE_VARIABLE, Cache, Key};
+pub use compile::{Compiled, KernelSource};
+pub use device::Device;
+pub use error::CudaError;
+pub use launch::{Kernel, Launch};
+pub use nvrtc::{NVRTC_VARIABLE, Nvrtc};
+pub use ptxas::{FunctionReport, PtxasReport};
 
 /// The variable that names libtorch's CUDA library, or the folder that holds it.
 pub const LIBRARY_VARIABLE: &str = "BOWLINE_LIBTORCH_CUDA";

@@ -82,7 +82,7 @@ fn open(library: &Path) -> Result<(), String> {
 }
 
 /// What the loader said last on this thread.
-fn last_loader_error() -> String {
+pub(super) fn last_loader_error() -> String {
     // SAFETY: takes nothing; returns null or a C string that stays until the next call of the loader on this thread.
     let message = unsafe { libc::dlerror() };
     if message.is_null() {
