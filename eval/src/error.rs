@@ -1,6 +1,7 @@
 //! What can go wrong in an evaluation, with the values that were wrong.
 
 use crate::model::ModelError;
+use crate::samples::SamplesError;
 
 /// Why a task could not make a sample.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -128,6 +129,9 @@ pub enum EvalError {
     /// A sample could not be made.
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// A sample could not be kept, or does not belong to this run.
+    #[error(transparent)]
+    Samples(#[from] SamplesError),
     /// The interrupt flag was raised.
     #[error("interrupted after {done} of {total} ({label})")]
     Interrupted {

@@ -26,11 +26,20 @@ pub struct Estimate {
 /// ```
 #[must_use]
 pub fn wilson(successes: u64, trials: u64) -> Estimate {
+    wilson_of_mean(successes as f64, trials)
+}
+
+/// Mean of `trials` scores in `[0, 1]` that add up to `sum`, with Wilson's 95 % interval of a share of the same size.
+///
+/// For scores that are 0 or 1 this is [`wilson`]. Scores between have less variance than a coin of the same mean
+/// (`E[x^2] <= E[x]` on `[0, 1]`), so that the interval errs on the wide side.
+#[must_use]
+pub fn wilson_of_mean(sum: f64, trials: u64) -> Estimate {
     if trials == 0 {
         return Estimate { value: 0.0, low: 0.0, high: 1.0 };
     }
     let n = trials as f64;
-    let share = successes as f64 / n;
+    let share = (sum / n).clamp(0.0, 1.0);
     let z2 = Z_95 * Z_95;
     let centre = share + z2 / (2.0 * n);
     let spread = Z_95 * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();
@@ -139,6 +148,14 @@ mod tests {
     fn the_normal_approximation_is_rejected() {
         // It would give a zero-width interval at a perfect score.
         assert!(wilson(10, 10).low < 0.9);
+    }
+
+    #[test]
+    fn partial_scores_have_the_interval_of_a_coin_with_their_mean() {
+        assert_eq!(wilson_of_mean(5.0, 10), wilson(5, 10));
+        let partial = wilson_of_mean(7.5, 10);
+        assert_eq!(partial.value, 0.75);
+        assert!(partial.low > wilson(7, 10).low && partial.high < wilson(8, 10).high);
     }
 
     #[test]

@@ -7,24 +7,28 @@ use crate::model::{LanguageModel, ModelError};
 use crate::rng::mixed_seed;
 
 /// One prompt and its answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Sample {
     /// The prompt, bos included.
     pub tokens: Vec<u32>,
-    /// What follows the prompt when the model is right.
+    /// What follows the prompt when the model is right; empty where a protocol has no teacher-forced form.
     pub answer: Vec<u32>,
     /// The answer as text, for example `31337`.
     pub key: String,
-    /// Share of the haystack before the needle, from 0 to 1.
-    pub depth: f64,
-    /// Tokens of [`Sample::tokens`] that hold the needle.
+    /// What the output is searched for; how many of them count is the protocol's rule.
+    pub references: Vec<String>,
+    /// Share of the haystack before the first needle that is asked for, from 0 to 1; none where a task has no needle.
+    pub depth: Option<f64>,
+    /// Tokens of [`Sample::tokens`] that hold the first needle that is asked for; empty where a task does not know.
     pub needle: Range<usize>,
-    /// Tokens of prompt and answer together.
+    /// Tokens that the model may write.
+    pub budget: usize,
+    /// Tokens of the context that the sample takes: prompt and answer, or prompt and budget where the protocol says so.
     pub length: usize,
 }
 
 impl Sample {
-    /// Prompt and answer in one sequence of [`Sample::length`] tokens, as training reads it.
+    /// Prompt and answer in one sequence, as training reads it.
     #[must_use]
     pub fn with_answer(&self) -> Vec<u32> {
         [self.tokens.as_slice(), self.answer.as_slice()].concat()
@@ -33,8 +37,17 @@ impl Sample {
     /// Positions of the answer in [`Sample::with_answer`].
     #[must_use]
     pub fn answer_range(&self) -> Range<usize> {
-        self.tokens.len()..self.length
+        self.tokens.len()..self.tokens.len() + self.answer.len()
     }
+}
+
+/// How a model did on one sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Graded {
+    /// One score from 0 to 1 for each metric, in the order of [`Task::metrics`].
+    pub scores: Vec<f64>,
+    /// What the model wrote.
+    pub output: String,
 }
 
 /// A task that can be run at any context length.
@@ -55,12 +68,12 @@ pub trait Task {
     /// When the depth is outside `[0, 1]`, the length too short, or the tokenizer fails.
     fn sample(&self, length: usize, depth: Option<f64>, seed: u64) -> Result<Sample, TaskError>;
 
-    /// Whether the model passed the sample, for each metric.
+    /// How well the model did on the sample, for each metric.
     ///
     /// # Errors
     ///
     /// When the model fails.
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Vec<bool>, ModelError>;
+    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError>;
 
     /// The seed of one trial: every model sees the same samples, and no two cells of a grid share one.
     fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {

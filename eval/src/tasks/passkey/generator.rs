@@ -108,7 +108,20 @@ impl<'a> Generator<'a> {
         tokens.extend(planted.tokens);
         tokens.extend(frame.question);
         let needle = planted.needle.start + before..planted.needle.end + before;
-        Ok(Sample { tokens, answer: frame.answer, key, depth, needle, length })
+        Ok(self.finished(Sample {
+            tokens,
+            answer: frame.answer,
+            key,
+            depth: Some(depth),
+            needle,
+            length,
+            ..Sample::default()
+        }))
+    }
+
+    /// What is the same for every variant: the key is what is looked for, and how many tokens the model may write.
+    pub(super) fn finished(&self, sample: Sample) -> Sample {
+        Sample { references: vec![sample.key.clone()], budget: self.budget(&sample), ..sample }
     }
 
     fn filler_tokens(&self, length: usize, frame: &Frame) -> Result<usize, TaskError> {

@@ -32,7 +32,7 @@ pub use crate::task::Sample;
 
 use crate::error::TaskError;
 use crate::model::{LanguageModel, ModelError};
-use crate::task::{Task, cell_seed};
+use crate::task::{Graded, Task, cell_seed};
 
 /// Which passkey test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,9 +118,10 @@ impl Task for Generator<'_> {
         }
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Vec<bool>, ModelError> {
+    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
         let outcome = self.outcome(model, sample)?;
-        Ok(vec![outcome.generated, outcome.forced])
+        let scores = vec![f64::from(outcome.generated), f64::from(outcome.forced)];
+        Ok(Graded { scores, output: outcome.text })
     }
 
     /// LongLoRA seeds its trials 0, 1, 2, .. at every length, whatever the seed of the run.

@@ -123,7 +123,8 @@ impl Generator<'_> {
         let end = tokens.len() + self.codec.encode(&prompt.text[..prompt.key_line.end])?.len();
         tokens.extend(text);
         let length = tokens.len() + answer.len();
-        Ok(Sample { tokens, answer, key, depth, needle: start..end, length })
+        let depth = Some(depth);
+        Ok(self.finished(Sample { tokens, answer, key, depth, needle: start..end, length, ..Sample::default() }))
     }
 }
 

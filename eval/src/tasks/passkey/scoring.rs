@@ -24,7 +24,7 @@ impl Generator<'_> {
     ///
     /// When the model or the tokenizer fails.
     pub fn outcome(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Outcome, ModelError> {
-        let budget = if self.variant() == Variant::Yarn { YARN_BUDGET } else { sample.answer.len() };
+        let budget = self.budget(sample);
         let total = sample.tokens.len() + budget.max(sample.answer.len());
         let prefix = model.prefix(&sample.tokens, total)?;
         let forced = prefix.score(&sample.answer)?;
@@ -36,6 +36,10 @@ impl Generator<'_> {
                 && forced.iter().zip(&sample.answer).all(|(score, &token)| score.top == token),
             text,
         })
+    }
+
+    pub(super) fn budget(&self, sample: &Sample) -> usize {
+        if self.variant() == Variant::Yarn { YARN_BUDGET } else { sample.answer.len() }
     }
 
     #[cfg(test)]

@@ -1,0 +1,167 @@
+//! Runs a retrieval task over lengths, depths and trials.
+
+mod rows;
+
+pub use rows::{Cell, Retrieval};
+
+use crate::error::{EvalError, TaskError};
+use crate::model::LanguageModel;
+use crate::monitor::{Monitor, Steps};
+use crate::samples::{CellKey, SampleLog, SampleRecord, SamplesError, prompt_hash};
+use crate::task::{Sample, Task};
+
+/// Where needles are put.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Depths {
+    /// Every one of these shares of the haystack, `trials` times each.
+    Grid(Vec<f64>),
+    /// Where the seed of each trial says; rows then exist for all depths together alone.
+    Drawn,
+}
+
+impl Depths {
+    /// `count` depths from 0 to 1 at equal distances (the middle when `count` is 1).
+    #[must_use]
+    pub fn even(count: usize) -> Self {
+        Self::Grid(match count {
+            1 => vec![0.5],
+            _ => (0..count).map(|i| i as f64 / (count - 1) as f64).collect(),
+        })
+    }
+
+    fn checked(&self) -> Result<Vec<Option<f64>>, EvalError> {
+        match self {
+            Self::Drawn => Ok(vec![None]),
+            Self::Grid(depths) if depths.is_empty() => Err(EvalError::NoDepths),
+            Self::Grid(depths) => match depths.iter().find(|depth| !(0.0..=1.0).contains(*depth)) {
+                Some(&depth) => Err(TaskError::Depth(depth).into()),
+                None => Ok(depths.iter().copied().map(Some).collect()),
+            },
+        }
+    }
+}
+
+/// The grid of a retrieval run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RetrievalOptions {
+    /// Context lengths in tokens, prompt and answer together.
+    pub lengths: Vec<usize>,
+    /// Where needles are put.
+    pub depths: Depths,
+    /// Trials in each cell of the grid.
+    pub trials: usize,
+    /// Seed of all samples; every model that is run with it sees the same ones.
+    pub seed: u64,
+}
+
+/// Runs `task` on `model`.
+///
+/// Every length is tried with a sample before the model is asked anything, so that a length that cannot be is
+/// refused at once.
+///
+/// # Errors
+///
+/// [`EvalError::NoLengths`], [`EvalError::NoDepths`], [`EvalError::NoTrials`], a depth outside `[0, 1]`, a length below the
+/// task's least, a failing model or tokenizer, or [`EvalError::Interrupted`].
+pub fn retrieve(
+    task: &dyn Task,
+    model: &dyn LanguageModel,
+    options: &RetrievalOptions,
+    monitor: &mut Monitor<'_>,
+) -> Result<Retrieval, EvalError> {
+    retrieve_logged(task, model, options, monitor, &mut SampleLog::none())
+}
+
+/// As [`retrieve`], keeping every sample in `log` and asking the model for none that the log knows already.
+///
+/// The first known sample of each cell is made again and its prompt compared, so that a changed haystack or tokenizer
+/// is noticed.
+///
+/// # Errors
+///
+/// As for [`retrieve`], and [`EvalError::Samples`] when a sample cannot be kept or does not belong to this run.
+pub fn retrieve_logged(
+    task: &dyn Task,
+    model: &dyn LanguageModel,
+    options: &RetrievalOptions,
+    monitor: &mut Monitor<'_>,
+    log: &mut SampleLog,
+) -> Result<Retrieval, EvalError> {
+    if options.lengths.is_empty() {
+        return Err(EvalError::NoLengths);
+    }
+    if options.trials == 0 {
+        return Err(EvalError::NoTrials);
+    }
+    let depths = options.depths.checked()?;
+    for &length in &options.lengths {
+        task.sample(length, depths[0], task.trial_seed(options.seed, length, 0, 0))?;
+    }
+    let mut steps = Steps::new(monitor, options.lengths.len() * depths.len() * options.trials);
+    let mut run = Run { task, model, options, log, protocol: task.protocol() };
+    let mut cells = Vec::with_capacity(options.lengths.len() * depths.len());
+    for &length in &options.lengths {
+        for (index, &depth) in depths.iter().enumerate() {
+            cells.push(run.cell(length, index, depth, &mut steps)?);
+        }
+    }
+    let metrics = task.metrics().iter().map(|&name| name.to_owned()).collect();
+    Ok(Retrieval { task: task.id().to_owned(), protocol: run.protocol, metrics, cells })
+}
+
+/// What stays the same from cell to cell.
+struct Run<'r> {
+    task: &'r dyn Task,
+    model: &'r dyn LanguageModel,
+    options: &'r RetrievalOptions,
+    log: &'r mut SampleLog,
+    protocol: String,
+}
+
+impl Run<'_> {
+    fn cell(
+        &mut self,
+        length: usize,
+        depth_index: usize,
+        depth: Option<f64>,
+        steps: &mut Steps<'_, '_>,
+    ) -> Result<Cell, EvalError> {
+        let label = format!("{} {} length {length}", self.task.id(), self.protocol);
+        let mut cell = Cell::empty(length, depth, self.task.metrics().len());
+        let mut compared = false;
+        for trial in 0..self.options.trials {
+            let seed = self.task.trial_seed(self.options.seed, length, depth_index, trial);
+            let (scores, tokens) = steps.step(&label, || {
+                let place = CellKey { task: self.task.id(), protocol: &self.protocol, length, depth, trial };
+                if let Some(record) = self.log.find(place) {
+                    if !std::mem::replace(&mut compared, true) {
+                        self.compare(record, &self.task.sample(length, depth, seed)?)?;
+                    }
+                    let scores = self.task.metrics().iter().filter_map(|metric| record.score(metric)).collect();
+                    return Ok((scores, record.tokens));
+                }
+                let sample = self.task.sample(length, depth, seed)?;
+                let graded = self.task.score(self.model, &sample).map_err(|source| {
+                    let depth = sample.depth.map_or(String::new(), |depth| format!(", depth {depth:.2}"));
+                    EvalError::Model { during: format!("{label}{depth}, trial {trial}"), source }
+                })?;
+                let record = SampleRecord::new(place, seed, &sample, self.task.metrics(), &graded);
+                self.log.keep(&record)?;
+                Ok((graded.scores, sample.length))
+            })?;
+            cell.add(&scores, tokens);
+        }
+        Ok(cell)
+    }
+
+    fn compare(&self, record: &SampleRecord, sample: &Sample) -> Result<(), SamplesError> {
+        if record.prompt_hash == prompt_hash(&sample.tokens) {
+            return Ok(());
+        }
+        let SampleRecord { task, length, trial, .. } = record;
+        Err(SamplesError::OtherPrompt { task: task.clone(), length: *length, trial: *trial })
+    }
+}
+
+#[cfg(test)]
+mod tests;
