@@ -2,9 +2,11 @@
 //!
 //! It holds `include`, `lib` and `build-version`, as the bindings expect them, and `lib` is the run path of everything
 //! that is built here. Its libraries are links to the CPU part of libtorch and to what that part needs; the CUDA part
-//! is never linked, since the application opens it at run time where there is a GPU.
+//! is never linked, since the application opens it at run time where there is a GPU. Beside it lies CUDA's run-time
+//! compiler, unless libtorch came with one: with it the kernels of this project compile on any machine.
 
 mod links;
+mod nvrtc;
 mod pypi;
 mod source;
 mod stamp;
@@ -36,7 +38,9 @@ pub(crate) fn set_up(workspace: &Workspace) -> Result<()> {
     let home = workspace.libtorch();
     let outcome = need_compiler().and_then(|()| set_up_in(&home, workspace.root()));
     // Whatever goes wrong here concerns the machine, not the project's code.
-    outcome.map_err(|error| if error.is::<Stop>() { error } else { Stop::new(format!("set-up: {error:#}")).into() })
+    outcome.map_err(|error| if error.is::<Stop>() { error } else { Stop::new(format!("set-up: {error:#}")).into() })?;
+    nvrtc::set_up(&home, workspace.root());
+    clear_leftovers(&home)
 }
 
 /// [`set_up`] for the folder `home` of the checkout at `root`.
@@ -44,7 +48,7 @@ fn set_up_in(home: &Path, root: &Path) -> Result<()> {
     let wished = wished_folder(std::env::var_os("LIBTORCH").as_deref(), home);
     if let Some(stamp) = Stamp::read(home).filter(|it| it.holds(home, wished.as_deref())) {
         say(format!("libtorch {} is set up ({})", stamp.version, stamp.kind));
-        return clear_leftovers(home);
+        return Ok(());
     }
     fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
     let _lock = lock(home)?;
@@ -55,7 +59,7 @@ fn set_up_in(home: &Path, root: &Path) -> Result<()> {
     let install = choose(home, root, wished.as_deref())?;
     link(home, &install)?;
     say(format!("libtorch {} is set up from {} ({})", install.version, install.folder.display(), install.kind));
-    clear_leftovers(home)
+    Ok(())
 }
 
 /// The libtorch that the user's own LIBTORCH asks for. Cargo sets the same variable to `home` for every program that it

@@ -49,7 +49,7 @@ pub(crate) fn install(home: &Path, pythons: &[Python]) -> Result<Install> {
     remove_folder(&home.join(SCRATCH))?;
     let to_fetch: Vec<_> = PACKAGES.into_iter().filter(|(prefix, ..)| wheel(home, prefix).is_none()).collect();
     need_space(home, UNPACKED_MB + if to_fetch.is_empty() { 0 } else { WHEELS_MB })?;
-    let Some(python) = pythons.iter().find(|it| it.has_pip()) else { stop!("{}", no_pip(pythons)) };
+    let python = with_pip(pythons)?;
     for (prefix, requirement, megabytes) in to_fetch {
         fetch(home, python, prefix, requirement, megabytes)?;
     }
@@ -63,6 +63,14 @@ fn whole(unpacked: &Path) -> Result<Install> {
     match examine(&folder) {
         Ok(version) => Ok(Install { kind: Kind::Pypi, folder, version }),
         Err(fault) => stop!("the libtorch unpacked in {} does not serve: {fault}", folder.display()),
+    }
+}
+
+/// The first Python that can fetch.
+pub(super) fn with_pip(pythons: &[Python]) -> Result<&Python> {
+    match pythons.iter().find(|it| it.has_pip()) {
+        Some(python) => Ok(python),
+        None => stop!("{}", no_pip(pythons)),
     }
 }
 
@@ -82,7 +90,7 @@ fn scratch(home: &Path) -> PathBuf {
 }
 
 /// The wheel in `home` whose name starts with `prefix`.
-fn wheel(home: &Path, prefix: &str) -> Option<PathBuf> {
+pub(super) fn wheel(home: &Path, prefix: &str) -> Option<PathBuf> {
     let named = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name.starts_with(prefix) && name.ends_with(".whl")
@@ -91,7 +99,7 @@ fn wheel(home: &Path, prefix: &str) -> Option<PathBuf> {
 }
 
 /// Fetches one wheel with pip.
-fn fetch(home: &Path, python: &Python, prefix: &str, requirement: &str, megabytes: u64) -> Result<()> {
+pub(super) fn fetch(home: &Path, python: &Python, prefix: &str, requirement: &str, megabytes: u64) -> Result<()> {
     let scratch = scratch(home);
     let fetched = scratch.join("fetched");
     fs::create_dir_all(&fetched)?;
@@ -163,30 +171,35 @@ fn pip_fault(requirement: &str, complaints: &str) -> String {
 
 /// Unpacks the C++ part of every wheel.
 fn unpack(home: &Path, python: &Python) -> Result<()> {
+    let wheels: Vec<PathBuf> = PACKAGES.iter().filter_map(|(prefix, ..)| wheel(home, prefix)).collect();
+    unpack_into(home, python, "libtorch", &wheels, UNPACKED)
+}
+
+/// Unpacks what this project uses of `wheels` into the folder `name` of `home`, which is there only when it is whole.
+pub(super) fn unpack_into(home: &Path, python: &Python, what: &str, wheels: &[PathBuf], name: &str) -> Result<()> {
     let unfinished = scratch(home).join("unpacked");
     remove_folder(&unfinished)?;
     fs::create_dir_all(&unfinished)?;
-    let wheels: Vec<PathBuf> = PACKAGES.iter().filter_map(|(prefix, ..)| wheel(home, prefix)).collect();
-    say("unpacking libtorch");
-    let output = python.command().args(["-c", UNPACK]).arg(&unfinished).args(&wheels).stdin(Stdio::null()).output()?;
+    say(format!("unpacking {what}"));
+    let output = python.command().args(["-c", UNPACK]).arg(&unfinished).args(wheels).stdin(Stdio::null()).output()?;
     if !output.status.success() {
         let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
         remove_folder(&unfinished)?;
-        stop!("{}", unpack_fault(&complaints, &wheels)?);
+        stop!("{}", unpack_fault(what, &complaints, wheels)?);
     }
-    let unpacked = home.join(UNPACKED);
+    let unpacked = home.join(name);
     remove_folder(&unpacked)?;
-    fs::rename(&unfinished, &unpacked).context("cannot put the unpacked libtorch in its place")
+    fs::rename(&unfinished, &unpacked).with_context(|| format!("cannot put the unpacked {what} in its place"))
 }
 
 /// One sentence for a wheel that cannot be unpacked; a damaged one is removed, so that the next run fetches it anew.
-fn unpack_fault(complaints: &str, wheels: &[PathBuf]) -> Result<String> {
+fn unpack_fault(what: &str, complaints: &str, wheels: &[PathBuf]) -> Result<String> {
     let reason = complaints.lines().last().unwrap_or("no reason given");
     if complaints.contains("No space left") {
-        return Ok("the disk is full: libtorch could not be unpacked".into());
+        return Ok(format!("the disk is full: {what} could not be unpacked"));
     }
     let Some(damaged) = reason.strip_prefix("damaged: ") else {
-        return Ok(format!("libtorch could not be unpacked: {reason}"));
+        return Ok(format!("{what} could not be unpacked: {reason}"));
     };
     for wheel in wheels.iter().filter(|it| damaged.starts_with(&*it.to_string_lossy())) {
         fs::remove_file(wheel)?;
@@ -195,7 +208,7 @@ fn unpack_fault(complaints: &str, wheels: &[PathBuf]) -> Result<String> {
 }
 
 /// Refuses to start what the disk has no room for.
-fn need_space(folder: &Path, needed_mb: u64) -> Result<()> {
+pub(super) fn need_space(folder: &Path, needed_mb: u64) -> Result<()> {
     let output = Command::new("df").args(["-P", "-k"]).arg(folder).env("LC_ALL", "C").output();
     // Without an answer the attempt is worth more than a refusal.
     let Some(free_mb) = output.ok().and_then(|it| free_megabytes(&String::from_utf8_lossy(&it.stdout))) else {
@@ -295,10 +308,14 @@ echo wheel > "$2/$name""#,
             fs::write(wheel, "").unwrap();
         }
         let complaint = format!("damaged: {}: File is not a zip file\n", wheels[1].display());
-        let message = unpack_fault(&complaint, &wheels).unwrap();
+        let message = unpack_fault("libtorch", &complaint, &wheels).unwrap();
         assert!(message.contains("run the command again"), "{message}");
         assert!(wheels[0].exists() && !wheels[1].exists());
-        assert!(unpack_fault("x: [Errno 28] No space left on device", &wheels).unwrap().contains("disk is full"));
+        assert!(
+            unpack_fault("libtorch", "x: [Errno 28] No space left on device", &wheels)
+                .unwrap()
+                .contains("disk is full")
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
-# usage: unpack.py FOLDER WHEEL..   Unpacks the C++ part of the wheels: headers, libraries of the CPU, CUDA's runtime.
+# usage: unpack.py FOLDER WHEEL..   Unpacks the C++ part of the wheels: headers, libraries of the CPU, CUDA's runtime and compiler.
 import re
 import sys
 import zipfile
 
-WANTED = re.compile(r"torch/include/|torch/version\.py$|torch/lib/lib[^/]*\.so|torch\.libs/|nvidia/.*/lib/lib(cudart|cupti)\.so")
+WANTED = re.compile(r"torch/include/|torch/version\.py$|torch/lib/lib[^/]*\.so|torch\.libs/|nvidia/.*/lib/lib(cudart|cupti|nvrtc|nvrtc-builtins)\.so")
 # Loaded at run time from a full PyTorch where there is a GPU; useless, and half of the size, without one.
 UNWANTED = re.compile(r"torch/lib/lib(torch_cuda|torch_nvshmem|torch_python|c10_cuda|caffe2_nvrtc|shm)")
 
