@@ -11,7 +11,7 @@ use crate::error::{Failure, FailureKind};
 use crate::model::ModelFolder;
 use crate::runtime::progress::Progress;
 use crate::runtime::signals::StopFlag;
-use crate::train::spec_of;
+use crate::train::{encoder_of, spec_at};
 
 /// Documents as token ids, and a hash of them.
 #[derive(Debug, Clone)]
@@ -38,8 +38,10 @@ impl Documents {
     ) -> Result<Self, Failure> {
         let tokenizer = model.tokenizer()?;
         let mut all = Vec::new();
-        for document in documents(&spec_of("evaluation", paths, text_field))? {
-            let ids = tokenizer.encode(&document?.text)?;
+        let encode = |text: &str| tokenizer.encode(text).map_err(|error| error.to_string());
+        let encoder = encoder_of(model, &encode)?;
+        for document in documents(&spec_at("evaluation", paths, text_field))? {
+            let ids = encoder.ids(document?)?;
             match piece {
                 Some(piece) if piece > 0 => all.extend(ids.chunks_exact(piece).map(<[u32]>::to_vec)),
                 _ => all.push(ids),

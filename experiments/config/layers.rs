@@ -14,15 +14,24 @@ pub const RECIPE_LIMIT: u64 = 4 << 20;
 ///
 /// A sentence with line and key; exit code 2.
 pub fn read<T: DeserializeOwned>(text: &str, settings: &[String]) -> Result<T, Failure> {
-    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| sentence(&error))?;
+    let mut table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| sentence(&error, text, Lines::AsGiven))?;
+    if settings.is_empty() {
+        // Straight from the text, so that an error carries its line.
+        return toml::from_str(text).map_err(|error| sentence(&error, text, Lines::AsGiven));
+    }
     for setting in settings {
         apply(&mut table, setting)?;
     }
-    if settings.is_empty() {
-        // Straight from the text, so that an error carries its line.
-        return toml::from_str(text).map_err(|error| sentence(&error));
-    }
-    table.try_into().map_err(|error| sentence(&error))
+    let changed = toml::to_string(&table).map_err(|error| Failure::config(error.to_string()))?;
+    toml::from_str(&changed).map_err(|error| sentence(&error, &changed, Lines::Rewritten))
+}
+
+/// Whether the lines of a text are those of the user's file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    AsGiven,
+    Rewritten,
 }
 
 /// Sets `a.b=value`; the value is TOML, or else a plain string. `[[stage]]` items are numbered from 0: `stage.0.steps=5`.
@@ -79,13 +88,32 @@ pub fn is_plain_name(name: &str) -> bool {
 }
 
 /// One line of what is wrong, and where.
-fn sentence(error: &toml::de::Error) -> Failure {
+fn sentence(error: &toml::de::Error, text: &str, lines: Lines) -> Failure {
     let message = error.message().trim().replace('\n', " ");
     let hint = suggestion(&message).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
     // The long form begins with "TOML parse error at line L, column C".
     let long = error.to_string();
-    let place = long.lines().next().and_then(|line| line.split_once(" at ")).map(|(_, place)| format!("{place}: "));
-    Failure::config(format!("{}{message}{hint}", place.unwrap_or_default()))
+    let place = long.lines().next().and_then(|line| line.split_once(" at ")).filter(|_| lines == Lines::AsGiven);
+    let place = place.map(|(_, place)| format!("{place}: ")).unwrap_or_default();
+    let key = error.span().and_then(|span| key_of_value(text, span.start)).map(|key| format!("{key}: "));
+    Failure::config(format!("{place}{}{message}{hint}", key.unwrap_or_default()))
+}
+
+/// Table and key, as `optimizer.beta1`, of the value that begins at byte `at`; none where no value begins.
+fn key_of_value(text: &str, at: usize) -> Option<String> {
+    let before = text.get(..at)?;
+    let line = before.rsplit('\n').next()?;
+    let is_of_key = |c: char| c.is_alphanumeric() || "_-.\"".contains(c);
+    let last = |part: &str| part.trim_end().rsplit(|c| !is_of_key(c)).next().unwrap_or_default().to_owned();
+    let key = match line.trim_end().strip_suffix('=') {
+        Some(key) => last(key),
+        // An item of a list: the key that begins the line.
+        None => last(line.split_once('=')?.0),
+    };
+    let headers = before.lines().filter_map(|line| line.trim().strip_prefix('['));
+    let table = headers.filter_map(|line| line.trim_matches(['[', ']']).split(']').next()).next_back();
+    let whole = table.map_or_else(|| key.clone(), |table| format!("{}.{key}", table.trim()));
+    (!key.is_empty()).then_some(whole)
 }
 
 /// The known key nearest to the unknown one, from serde's list of expected keys.
@@ -150,6 +178,27 @@ mod tests {
             error.contains("line 2") && error.contains("stge") && error.contains("did you mean `stage`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_table_and_key() {
+        let cases = [
+            ("rate = 'fast'", "line 1, column 8: rate: "),
+            ("rate = 1.0\n[[stage]]\nsteps = -1\n", "line 3, column 9: stage.steps: "),
+            ("rate = 1.0\nstage = [{ steps = 'x' }]\n", "line 2, column 20: steps: "),
+            ("rate = 1.0\nstage = [3]\n", "line 2, column 10: stage: "),
+        ];
+        for (text, start) in cases {
+            let error = read::<Sample>(text, &[]).unwrap_err().to_string();
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_setting_names_its_key_and_no_line_of_a_file_that_the_user_never_saw() {
+        let text = "rate = 1.0\n[[stage]]\nsteps = 3\n";
+        let error = read::<Sample>(text, &["stage.0.steps=many".to_owned()]).unwrap_err().to_string();
+        assert!(error.starts_with("stage.steps: ") && error.contains("many") && !error.contains("line"), "{error}");
     }
 
     #[test]

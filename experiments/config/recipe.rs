@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::layers;
+use crate::data::{Format, OnBadLine, SourceSpec};
 use crate::error::Failure;
 use crate::train::{AdamConfig, Decay, Decayed};
 
@@ -118,12 +119,42 @@ pub struct Source {
     /// Files and folders of documents, or `bundled:train`; for `passkey`, the haystack (none: the repeated sentences).
     #[serde(default)]
     pub paths: Vec<String>,
-    /// Column or field that holds the text.
+    /// Column or field that holds the text; a Parquet column of integer lists holds token ids, taken as they are.
     #[serde(default = "text_field")]
     pub text_field: String,
     /// Documents shorter than this many tokens are left out.
     #[serde(default)]
     pub min_tokens: usize,
+    /// Share in the stages that give no `mix`; finite and above 0.
+    #[serde(default = "weight", skip_serializing_if = "is_default_weight")]
+    pub weight: f64,
+    /// What the files hold: `txt`, `jsonl` or `parquet`; `auto` goes by their names.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub format: Format,
+    /// What to do about a record that cannot be read: `error` stops with its place, `skip` counts it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_bad_line: OnBadLine,
+    /// Longest line, text file or Parquet value that is read, in bytes after decompression.
+    #[serde(default = "crate::data::largest_document", skip_serializing_if = "is_largest_document")]
+    pub max_document_bytes: u64,
+    /// Log2 of the largest zstd window that is accepted, 10 to 31; memory in bytes is two to this power.
+    #[serde(default = "crate::data::widest_window", skip_serializing_if = "is_widest_window")]
+    pub zstd_window_log: u32,
+}
+
+impl Source {
+    /// What the data pipeline reads, with paths as the recipe writes them.
+    pub fn spec(&self) -> SourceSpec {
+        SourceSpec {
+            format: self.format,
+            weight: self.weight,
+            min_tokens: self.min_tokens as u64,
+            on_bad_line: self.on_bad_line,
+            max_document_bytes: self.max_document_bytes,
+            zstd_window_log: self.zstd_window_log,
+            ..SourceSpec::new(&self.name, &self.paths, &self.text_field)
+        }
+    }
 }
 
 /// Kinds of sources.
@@ -205,7 +236,8 @@ pub struct Stage {
     pub micro_batch: usize,
     /// Optimizer steps.
     pub steps: u64,
-    /// Share of each source by name.
+    /// Share of each source by name; absent: every source by its `weight`.
+    #[serde(default)]
     pub mix: BTreeMap<String, f64>,
     /// Whether tokens see only their own document in a packed sequence.
     #[serde(default)]
@@ -256,8 +288,13 @@ impl Recipe {
     ///
     /// As [`Recipe::parse`]; and for a setting that is not of the form `key=value`.
     pub fn layered(text: &str, settings: &[String]) -> Result<Self, Failure> {
-        let recipe: Self = layers::read(text, settings)?;
+        let mut recipe: Self = layers::read(text, settings)?;
         recipe.check()?;
+        let weights: BTreeMap<String, f64> =
+            recipe.sources.iter().map(|source| (source.name.clone(), source.weight)).collect();
+        for stage in recipe.stages.iter_mut().filter(|stage| stage.mix.is_empty()) {
+            stage.mix.clone_from(&weights);
+        }
         Ok(recipe)
     }
 
@@ -321,8 +358,11 @@ impl Recipe {
         for (index, source) in self.sources.iter().enumerate() {
             let repeated = self.sources[..index].iter().any(|other| other.name == source.name);
             expect(!repeated, format!("source.{}: two sources have this name", source.name));
-            let needs_paths = source.kind == SourceKind::Text;
-            expect(!needs_paths || !source.paths.is_empty(), format!("source.{}.paths: is empty", source.name));
+            for (field, what) in source.spec().findings() {
+                // Made text needs no documents.
+                let of_no_concern = field == "paths" && source.kind != SourceKind::Text;
+                expect(of_no_concern, format!("source.{}.{field}: {what}", source.name));
+            }
         }
     }
 
@@ -338,7 +378,6 @@ impl Recipe {
                 stage.batch % micro == 0,
                 at("micro_batch", &format!("{micro} does not divide batch {}", stage.batch)),
             );
-            expect(!stage.mix.is_empty(), at("mix", "names no source"));
             for (name, &weight) in &stage.mix {
                 let known = self.sources.iter().any(|source| source.name == *name);
                 expect(known, at("mix", &format!("{name:?} is not the name of a [[source]]")));
@@ -354,6 +393,23 @@ fn one() -> u64 {
 fn text_field() -> String {
     "text".to_owned()
 }
+fn weight() -> f64 {
+    1.0
+}
+fn is_default_weight(&value: &f64) -> bool {
+    value == weight()
+}
+fn is_largest_document(&value: &u64) -> bool {
+    value == crate::data::largest_document()
+}
+fn is_widest_window(&value: &u32) -> bool {
+    value == crate::data::widest_window()
+}
+/// What stands at its default stays unwritten, so that options added later leave a recipe's hash, and with it the
+/// checkpoints of a run, as they were.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 fn constant() -> Decay {
     Decay::Constant
 }
@@ -366,3 +422,7 @@ fn beta2() -> f64 {
 fn epsilon() -> f64 {
     1e-8
 }
+
+#[cfg(test)]
+#[path = "recipe_tests.rs"]
+mod tests;

@@ -9,10 +9,18 @@ use flate2::bufread::MultiGzDecoder;
 use super::error::{CompressionFault, DataError};
 use super::files::Packed;
 
-/// Opens a file for reading what it holds; every frame or member of a compressed file is read.
-pub(super) fn open(path: &Path, packed: Packed, window_log: u32) -> Result<Box<dyn BufRead + Send>, DataError> {
-    let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(DataError::io("open", path))?);
-    Ok(match packed {
+/// What a file holds, decompressed as it is read.
+type Opened = (Box<dyn BufRead + Send>, Packed);
+
+/// Opens a file for reading what it holds, and says how it was packed after all: a file whose name tells of no compression
+/// is looked at. Every frame or member of a compressed file is read.
+pub(super) fn open(path: &Path, packed: Packed, window_log: u32) -> Result<Opened, DataError> {
+    let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(DataError::io("open", path))?);
+    let packed = match packed {
+        Packed::Plain => sniffed(file.fill_buf().map_err(DataError::io("read", path))?),
+        told => told,
+    };
+    let input: Box<dyn BufRead + Send> = match packed {
         Packed::Plain => Box::new(file),
         Packed::Gzip => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(file))),
         Packed::Zstd => {
@@ -20,7 +28,17 @@ pub(super) fn open(path: &Path, packed: Packed, window_log: u32) -> Result<Box<d
             decoder.window_log_max(window_log).map_err(DataError::io("open", path))?;
             Box::new(BufReader::with_capacity(1 << 16, decoder))
         }
-    })
+    };
+    Ok((input, packed))
+}
+
+/// How a file that begins so is packed. Neither beginning is UTF-8, so no text is mistaken for one.
+fn sniffed(first: &[u8]) -> Packed {
+    match first {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Packed::Zstd,
+        [0x1f, 0x8b, ..] => Packed::Gzip,
+        _ => Packed::Plain,
+    }
 }
 
 /// What a failed read of such a stream means. zstd and gzip report through `io::Error`, told apart by kind and words.

@@ -15,10 +15,43 @@ use super::spec::{OnBadLine, SourceSpec};
 /// A document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    /// Its text, never empty.
-    pub text: String,
+    /// What it says, never empty.
+    pub content: Content,
     /// Where it was read.
     pub place: Place,
+}
+
+/// What a document says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Text, to be tokenized.
+    Text(String),
+    /// Token ids, as another program's tokenizer gave them; not yet held against a vocabulary.
+    Ids(Vec<u32>),
+}
+
+impl Content {
+    /// Bytes that it takes up; an id takes four.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Ids(ids) => size_of_val(ids.as_slice()),
+        }
+    }
+}
+
+impl Document {
+    /// Its text.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::NoText`] when it holds token ids.
+    pub fn text(&self) -> Result<&str, DataError> {
+        match &self.content {
+            Content::Text(text) => Ok(text),
+            Content::Ids(_) => Err(DataError::NoText { place: self.place.clone() }),
+        }
+    }
 }
 
 /// What was met on the way.
@@ -28,7 +61,7 @@ pub struct Tally {
     pub files: u64,
     /// Documents given out.
     pub documents: u64,
-    /// Bytes of their text.
+    /// Bytes of their text; four for each token id.
     pub bytes: u64,
     /// Records without text, left out.
     pub empty: u64,
@@ -38,7 +71,7 @@ pub struct Tally {
 
 /// A reader of one file. After a [`DataError::Record`] it can be asked for the next record; after any other error not.
 pub(super) trait Records: Send {
-    /// The next record; an empty text is a record without text.
+    /// The next record; empty content is a record without text.
     fn next_record(&mut self) -> Option<Result<Document, DataError>>;
 }
 
@@ -91,11 +124,11 @@ impl Documents {
                     self.tally.files += 1;
                 }
                 Some(Err(DataError::Record { .. })) if self.spec.on_bad_line == OnBadLine::Skip => self.tally.bad += 1,
-                Some(Ok(document)) if document.text.is_empty() => self.tally.empty += 1,
+                Some(Ok(document)) if document.content.bytes() == 0 => self.tally.empty += 1,
                 Some(document) => {
                     let document = document?;
                     self.tally.documents += 1;
-                    self.tally.bytes += document.text.len() as u64;
+                    self.tally.bytes += document.content.bytes() as u64;
                     return Ok(Some(document));
                 }
             }
@@ -144,15 +177,15 @@ pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, RecordFault> {
     }
 }
 
-/// A record's text with its place, or what is wrong with it.
+/// A record's content with its place, or what is wrong with it.
 pub(super) fn record(
     file: &Arc<Path>,
     record: Option<u64>,
-    text: Result<String, RecordFault>,
+    content: Result<Content, RecordFault>,
 ) -> Result<Document, DataError> {
     let place = Place { file: Arc::clone(file), record };
-    match text {
-        Ok(text) => Ok(Document { text, place }),
+    match content {
+        Ok(content) => Ok(Document { content, place }),
         Err(fault) => Err(DataError::Record { place, fault }),
     }
 }

@@ -57,6 +57,14 @@ pub enum RecordFault {
         /// Whether the record opens with the byte order mark of UTF-16.
         utf16: bool,
     },
+    /// An entry of a list of token ids is none.
+    #[error("entry {at} of the list is {}, not a token id", value.map_or("null".to_owned(), |value| value.to_string()))]
+    NotAnId {
+        /// Its place in the list, from 0.
+        at: usize,
+        /// What it is; none for null.
+        value: Option<i64>,
+    },
     /// The record is longer than the limit.
     #[error("it is longer than the limit of {limit} bytes (max_document_bytes)")]
     TooLong {
@@ -157,8 +165,8 @@ pub enum DataError {
         /// Columns that exist.
         found: Vec<String>,
     },
-    /// A Parquet column holds something else than text.
-    #[error("{}: column {column:?} is {what}, not text", path.display())]
+    /// A Parquet column holds neither text nor lists of token ids.
+    #[error("{}: column {column:?} is {what}, neither text nor a list of token ids (int32 or int64)", path.display())]
     ColumnKind {
         /// The file.
         path: PathBuf,
@@ -196,6 +204,24 @@ pub enum DataError {
         place: Place,
         /// The tokenizer's reason.
         what: String,
+    },
+    /// Token ids stand where only text will do.
+    #[error("{place}: it holds token ids, but text is needed here")]
+    NoText {
+        /// The document.
+        place: Place,
+    },
+    /// A document of token ids was made with another tokenizer.
+    #[error(
+        "{place}: token id {id} is outside the vocabulary of {vocab_size} rows; it was made with another tokenizer"
+    )]
+    ForeignId {
+        /// The document.
+        place: Place,
+        /// The id.
+        id: u32,
+        /// Rows of the vocabulary.
+        vocab_size: usize,
     },
     /// The tokenizer gave an id outside its vocabulary.
     #[error("{place}: the tokenizer gave id {id}, but the vocabulary has {vocab_size} rows")]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::bytes::{self, Line};
-use super::documents::{Document, Records, record, utf8};
+use super::documents::{Content, Document, Records, record, utf8};
 use super::error::{DataError, RecordFault};
 use super::files::{Packed, SourceFile};
 use super::spec::SourceSpec;
@@ -28,10 +28,11 @@ pub(super) struct JsonLines {
 
 impl JsonLines {
     pub(super) fn open(spec: &SourceSpec, file: &SourceFile) -> Result<Self, DataError> {
+        let (input, packed) = bytes::open(&file.path, file.packed, spec.zstd_window_log)?;
         Ok(Self {
-            input: bytes::open(&file.path, file.packed, spec.zstd_window_log)?,
+            input,
             path: file.path.as_path().into(),
-            packed: file.packed,
+            packed,
             field: spec.text_field.clone(),
             limit: spec.max_document_bytes,
             window_log: spec.zstd_window_log,
@@ -63,7 +64,7 @@ impl Records for JsonLines {
                     return Some(Err(bytes::read_error(&self.path, self.packed, self.window_log, error)));
                 }
             };
-            return Some(record(&self.path, Some(self.number), text));
+            return Some(record(&self.path, Some(self.number), text.map(Content::Text)));
         }
         None
     }

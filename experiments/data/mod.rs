@@ -24,15 +24,15 @@ mod store;
 mod tokenize;
 
 pub use corpus::{Corpus, MemoryCorpus};
-pub use documents::{Document, Documents, Tally, documents};
+pub use documents::{Content, Document, Documents, Tally, documents};
 pub use error::{CompressionFault, DataError, Place, RecordFault};
 pub use files::{SourceFile, source_files};
 pub use histogram::{Bucket, LengthHistogram};
 pub use loader::{Loader, LoaderSource, SourceSummary};
 pub use order::{Dealt, Mixture, Permutation};
-pub use overlap::{Overlap, TOKENS, WORDS, text_overlap, token_overlap};
+pub use overlap::{Overlap, TOKENS, TextOverlap, WORDS, text_overlap, token_overlap};
 pub use packing::{Mode, Packing, Sequence, SequenceStart};
-pub use spec::{Format, OnBadLine, SourceSpec};
+pub use spec::{Format, OnBadLine, SourceSpec, largest_document, widest_window};
 pub use store::{Manifest, ShardEntry, SourceEntry, TokenStore, Tokens};
 pub use tokenize::{Encoder, StoreOptions, Tokenized, token_store};
 

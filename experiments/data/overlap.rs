@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use super::corpus::Corpus;
-use super::documents::{Document, documents};
+use super::documents::{Content, Document, documents};
 use super::error::DataError;
 use super::rng::mixed;
 use super::spec::SourceSpec;
@@ -50,17 +50,27 @@ impl fmt::Display for Overlap {
     }
 }
 
+/// What [`text_overlap`] found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextOverlap {
+    /// For each held-out document, in order.
+    pub overlaps: Vec<Overlap>,
+    /// Training documents that could not be compared, since they hold token ids.
+    pub uncompared: u64,
+}
+
 /// The overlap of each document of `held_out` with all of `training` together, by runs of `words` words.
 ///
 /// # Errors
 ///
-/// As [`documents`], or [`DataError::Config`] when `words` is 0.
-pub fn text_overlap(training: &[SourceSpec], held_out: &SourceSpec, words: usize) -> Result<Vec<Overlap>, DataError> {
+/// As [`documents`], [`DataError::NoText`] for held-out token ids, or [`DataError::Config`] when `words` is 0.
+pub fn text_overlap(training: &[SourceSpec], held_out: &SourceSpec, words: usize) -> Result<TextOverlap, DataError> {
     let mut index = NgramIndex::new(&held_out.name, words)?;
     for document in documents(held_out)? {
         let document = document?;
-        index.add(document.place.to_string(), &hashed_words(&document.text));
+        index.add(document.place.to_string(), &hashed_words(document.text()?));
     }
+    let uncompared = AtomicU64::new(0);
     for spec in training {
         let mut all = documents(spec)?;
         loop {
@@ -68,10 +78,13 @@ pub fn text_overlap(training: &[SourceSpec], held_out: &SourceSpec, words: usize
             if batch.is_empty() {
                 break;
             }
-            batch.par_iter().for_each(|document| index.mark(&hashed_words(&document.text)));
+            batch.par_iter().for_each(|document| match &document.content {
+                Content::Text(text) => index.mark(&hashed_words(text)),
+                Content::Ids(_) => drop(uncompared.fetch_add(1, Ordering::Relaxed)),
+            });
         }
     }
-    Ok(index.overlaps())
+    Ok(TextOverlap { overlaps: index.overlaps(), uncompared: uncompared.into_inner() })
 }
 
 /// The overlap of tokenized documents, by runs of `tokens` tokens; documents are named by their numbers.
@@ -102,7 +115,7 @@ fn batch(all: &mut super::documents::Documents) -> Result<Vec<Document>, DataErr
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while bytes < BATCH_BYTES {
         let Some(document) = all.next().transpose()? else { break };
-        bytes += document.text.len();
+        bytes += document.content.bytes();
         batch.push(document);
     }
     Ok(batch)
@@ -206,7 +219,7 @@ mod tests {
             SourceSpec::new(name, &[folder], "text")
         };
         let (training, held_out) = (spec("training", training), spec("held-out", held_out));
-        text_overlap(&[training], &held_out, length).unwrap()
+        text_overlap(&[training], &held_out, length).unwrap().overlaps
     }
 
     #[test]
@@ -246,6 +259,16 @@ mod tests {
     fn documents_shorter_than_an_ngram_have_none() {
         let found = overlaps(&["a b"], &["a b"], 13);
         assert_eq!((found[0].ngrams, found[0].fraction()), (0, 0.0));
+    }
+
+    #[test]
+    fn token_ids_are_refused_where_text_is_needed() {
+        let place = super::super::error::Place { file: std::path::Path::new("a.parquet").into(), record: Some(2) };
+        let document = Document { content: Content::Ids(vec![1]), place };
+        assert_eq!(
+            document.text().unwrap_err().to_string(),
+            "a.parquet:2: it holds token ids, but text is needed here"
+        );
     }
 
     proptest! {

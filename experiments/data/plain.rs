@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bytes;
-use super::documents::{Document, Records, record, utf8};
+use super::documents::{Content, Document, Records, record, utf8};
 use super::error::{DataError, RecordFault};
 use super::files::{Packed, SourceFile};
 use super::spec::SourceSpec;
@@ -32,14 +32,14 @@ impl PlainText {
 
     fn read(&self) -> Result<Document, DataError> {
         let mut bytes = Vec::new();
-        let input = bytes::open(&self.path, self.packed, self.window_log)?;
+        let (input, packed) = bytes::open(&self.path, self.packed, self.window_log)?;
         input
             .take(self.limit.saturating_add(1))
             .read_to_end(&mut bytes)
-            .map_err(|error| bytes::read_error(&self.path, self.packed, self.window_log, error))?;
+            .map_err(|error| bytes::read_error(&self.path, packed, self.window_log, error))?;
         let text = match bytes.len() as u64 > self.limit {
             true => Err(RecordFault::TooLong { limit: self.limit }),
-            false => utf8(bytes).map(unix_lines),
+            false => utf8(bytes).map(unix_lines).map(Content::Text),
         };
         record(&self.path, None, text)
     }

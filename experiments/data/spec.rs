@@ -8,6 +8,8 @@ use super::error::DataError;
 
 /// Names that are recognised, for messages.
 pub(super) const EXTENSIONS: &str = ".txt, .jsonl (each also with .zst or .gz) and .parquet";
+/// Smallest window that zstd's format knows, as a power of two.
+const NARROWEST_WINDOW_LOG: u32 = 10;
 /// Largest window that zstd's format allows on 64-bit machines, as a power of two.
 const WIDEST_WINDOW_LOG: u32 = 31;
 
@@ -19,10 +21,10 @@ pub struct SourceSpec {
     pub name: String,
     /// Files, and folders that are searched through and through.
     pub paths: Vec<PathBuf>,
-    /// What the files are; `auto` goes by their names.
+    /// What the files hold; `auto` goes by their names. Anything else goes for every file of the source.
     #[serde(default)]
     pub format: Format,
-    /// JSON field or Parquet column that holds the text.
+    /// JSON field or Parquet column that holds the text; a Parquet column of integer lists holds token ids.
     #[serde(default = "text")]
     pub text_field: String,
     /// Share among the sources; finite and above 0.
@@ -35,10 +37,10 @@ pub struct SourceSpec {
     #[serde(default)]
     pub on_bad_line: OnBadLine,
     /// Longest line, text file or Parquet value, in bytes after decompression.
-    #[serde(default = "quarter_gibibyte")]
+    #[serde(default = "largest_document")]
     pub max_document_bytes: u64,
     /// Log2 of the largest zstd window that is accepted, 10 to 31; memory in bytes is two to this power.
-    #[serde(default = "default_window_log")]
+    #[serde(default = "widest_window")]
     pub zstd_window_log: u32,
 }
 
@@ -50,6 +52,7 @@ pub enum Format {
     #[default]
     Auto,
     /// Plain text, one document a file.
+    #[serde(rename = "txt", alias = "text")]
     Text,
     /// One JSON object a line.
     Jsonl,
@@ -76,11 +79,13 @@ fn one() -> f64 {
     1.0
 }
 
-fn quarter_gibibyte() -> u64 {
+/// Default of [`SourceSpec::max_document_bytes`].
+pub fn largest_document() -> u64 {
     256 << 20
 }
 
-fn default_window_log() -> u32 {
+/// Default of [`SourceSpec::zstd_window_log`].
+pub fn widest_window() -> u32 {
     27
 }
 
@@ -95,8 +100,8 @@ impl SourceSpec {
             weight: one(),
             min_tokens: 0,
             on_bad_line: OnBadLine::Error,
-            max_document_bytes: quarter_gibibyte(),
-            zstd_window_log: default_window_log(),
+            max_document_bytes: largest_document(),
+            zstd_window_log: widest_window(),
         }
     }
 
@@ -104,22 +109,43 @@ impl SourceSpec {
     ///
     /// # Errors
     ///
-    /// [`DataError::Config`] with field and value.
+    /// [`DataError::Config`] with field and value of the first that is wrong.
     pub fn checked(&self) -> Result<(), DataError> {
-        let wrong = |what: String| Err(DataError::Config { name: self.name.clone(), what });
+        match self.findings().into_iter().next() {
+            None => Ok(()),
+            Some((field, what)) => {
+                Err(DataError::Config { name: self.name.clone(), what: format!("`{field}` {what}") })
+            }
+        }
+    }
+
+    /// Whether two sources give the same documents: all is equal but what concerns their use.
+    pub fn reads_as(&self, other: &Self) -> bool {
+        let used =
+            Self { name: other.name.clone(), weight: other.weight, min_tokens: other.min_tokens, ..self.clone() };
+        used == *other
+    }
+
+    /// Every field that is wrong, with what it must be and what it is.
+    pub fn findings(&self) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
         if self.paths.is_empty() {
-            return wrong("`paths` is empty".to_owned());
+            all.push(("paths", "is empty".to_owned()));
+        }
+        if self.text_field.is_empty() {
+            all.push(("text_field", "must name a field or column, is \"\"".to_owned()));
         }
         if !(self.weight.is_finite() && self.weight > 0.0) {
-            return wrong(format!("`weight` must be finite and above 0, got {}", self.weight));
+            all.push(("weight", format!("must be finite and above 0, is {}", self.weight)));
         }
         if self.max_document_bytes == 0 {
-            return wrong("`max_document_bytes` must be above 0".to_owned());
+            all.push(("max_document_bytes", "must be above 0, is 0".to_owned()));
         }
-        if !(10..=WIDEST_WINDOW_LOG).contains(&self.zstd_window_log) {
-            return wrong(format!("`zstd_window_log` must be 10 to {WIDEST_WINDOW_LOG}, got {}", self.zstd_window_log));
+        if !(NARROWEST_WINDOW_LOG..=WIDEST_WINDOW_LOG).contains(&self.zstd_window_log) {
+            let range = format!("{NARROWEST_WINDOW_LOG} to {WIDEST_WINDOW_LOG}");
+            all.push(("zstd_window_log", format!("must be {range}, is {}", self.zstd_window_log)));
         }
-        Ok(())
+        all
     }
 }
 
@@ -134,6 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn formats_go_by_the_extensions_that_they_stand_for() {
+        let read = |word: &str| {
+            toml::from_str::<SourceSpec>(&format!("name = 'a'\npaths = ['x']\nformat = '{word}'")).map(|s| s.format)
+        };
+        assert_eq!(read("txt"), Ok(Format::Text));
+        assert_eq!(read("jsonl"), Ok(Format::Jsonl));
+        assert_eq!(read("parquet"), Ok(Format::Parquet));
+        assert!(read("csv").unwrap_err().to_string().contains("`txt`"));
+    }
+
+    #[test]
     fn an_unknown_field_is_named() {
         let error = toml::from_str::<SourceSpec>("name = 'a'\npaths = []\nwieght = 2.0").unwrap_err().to_string();
         assert!(error.contains("wieght"), "{error}");
@@ -142,10 +179,12 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         let good = SourceSpec::new("a", &["x"], "text");
-        let cases: [(SourceSpec, &str); 5] = [
+        let cases: [(SourceSpec, &str); 7] = [
             (SourceSpec { weight: f64::NAN, ..good.clone() }, "NaN"),
             (SourceSpec { weight: -1.0, ..good.clone() }, "-1"),
             (SourceSpec { zstd_window_log: 32, ..good.clone() }, "32"),
+            (SourceSpec { zstd_window_log: 9, ..good.clone() }, "is 9"),
+            (SourceSpec { text_field: String::new(), ..good.clone() }, "text_field"),
             (SourceSpec { max_document_bytes: 0, ..good.clone() }, "max_document_bytes"),
             (SourceSpec { paths: vec![], ..good.clone() }, "paths"),
         ];

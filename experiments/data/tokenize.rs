@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::documents::{Document, Documents, Tally, documents};
+use super::documents::{Content, Document, Documents, Tally, documents};
 use super::error::DataError;
 use super::files::SourceFile;
 use super::spec::SourceSpec;
@@ -29,6 +29,40 @@ pub struct Encoder<'a> {
     pub tokenizer_hash: &'a str,
     /// Rows of the vocabulary: ids are below.
     pub vocab_size: usize,
+    /// Id that begins a document; taken off where ready-made ids begin with it, since readers put their own.
+    pub bos: Option<u32>,
+}
+
+impl Encoder<'_> {
+    /// The ids of a document, all within the vocabulary, without bos.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer fails or gives nothing, and for an id outside the vocabulary.
+    pub fn ids(&self, document: Document) -> Result<Vec<u32>, DataError> {
+        let Self { vocab_size, bos, .. } = *self;
+        let Document { content, place } = document;
+        let foreign = |ids: &[u32]| ids.iter().copied().find(|&id| id as usize >= vocab_size);
+        match content {
+            Content::Text(text) => {
+                let ids = (self.encode)(&text).map_err(|what| DataError::Encode { place: place.clone(), what })?;
+                match foreign(&ids) {
+                    Some(id) => Err(DataError::IdOutOfRange { place, id, vocab_size }),
+                    None if ids.is_empty() => Err(DataError::Encode { place, what: "it gave no tokens".to_owned() }),
+                    None => Ok(ids),
+                }
+            }
+            Content::Ids(mut ids) => {
+                if let Some(id) = foreign(&ids) {
+                    return Err(DataError::ForeignId { place, id, vocab_size });
+                }
+                if ids.len() > 1 && ids.first().copied() == bos {
+                    ids.remove(0);
+                }
+                Ok(ids)
+            }
+        }
+    }
 }
 
 /// How far tokenizing is.
@@ -105,6 +139,7 @@ fn key(spec: &SourceSpec, files: &[SourceFile], encoder: &Encoder<'_>) -> String
     part(&VERSION.to_le_bytes());
     part(encoder.tokenizer_hash.as_bytes());
     part(&(encoder.vocab_size as u64).to_le_bytes());
+    part(format!("{:?}", encoder.bos).as_bytes());
     part(format!("{:?} {:?} {}", spec.format, spec.on_bad_line, spec.max_document_bytes).as_bytes());
     part(spec.text_field.as_bytes());
     for file in files {
@@ -133,7 +168,7 @@ fn fill(
             break;
         }
         let encoded: Vec<Result<Vec<u32>, DataError>> =
-            batch.par_iter().map(|document| ids(document, encoder)).collect();
+            batch.into_par_iter().map(|document| encoder.ids(document)).collect();
         for ids in encoded {
             let ids = ids?;
             tokens += ids.len() as u64;
@@ -170,20 +205,10 @@ fn batch(all: &mut Documents) -> Result<Vec<Document>, DataError> {
     while batch.len() < BATCH_DOCUMENTS && bytes < BATCH_BYTES {
         let Some(document) = all.next() else { break };
         let document = document?;
-        bytes += document.text.len();
+        bytes += document.content.bytes();
         batch.push(document);
     }
     Ok(batch)
-}
-
-fn ids(document: &Document, encoder: &Encoder<'_>) -> Result<Vec<u32>, DataError> {
-    let place = || document.place.clone();
-    let ids = (encoder.encode)(&document.text).map_err(|what| DataError::Encode { place: place(), what })?;
-    match ids.iter().find(|&&id| id as usize >= encoder.vocab_size) {
-        Some(&id) => Err(DataError::IdOutOfRange { place: place(), id, vocab_size: encoder.vocab_size }),
-        None if ids.is_empty() => Err(DataError::Encode { place: place(), what: "it gave no tokens".to_owned() }),
-        None => Ok(ids),
-    }
 }
 
 /// Writes shards one after another.

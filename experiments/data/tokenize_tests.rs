@@ -15,7 +15,7 @@ fn numbers(text: &str) -> Result<Vec<u32>, String> {
 }
 
 fn encoder(vocab_size: usize) -> Encoder<'static> {
-    Encoder { encode: &numbers, tokenizer_hash: "numbers", vocab_size }
+    Encoder { encode: &numbers, tokenizer_hash: "numbers", vocab_size, bos: None }
 }
 
 fn written(documents: &[Vec<u32>], folder: &Path) -> SourceSpec {
@@ -103,7 +103,7 @@ fn a_store_is_made_once_and_again_when_anything_changes() {
     let options = options(root.path(), 100);
     let calls = |spec: &SourceSpec, tokenizer_hash: &str| {
         let before = CALLS.load(Ordering::Relaxed);
-        let encoder = Encoder { encode: counted, tokenizer_hash, vocab_size: 10 };
+        let encoder = Encoder { encode: counted, tokenizer_hash, vocab_size: 10, bos: None };
         token_store(spec, &encoder, &options, &mut |_| {}).unwrap();
         CALLS.load(Ordering::Relaxed) - before
     };
@@ -148,6 +148,21 @@ fn failures_name_the_document_and_leave_nothing_behind() {
         assert!(error.contains(words), "{error}");
         assert_eq!(fs::read_dir(&options.cache).unwrap().count(), 0, "{words}");
     }
+}
+
+#[test]
+fn ready_made_ids_are_held_against_the_vocabulary_and_lose_a_leading_bos() {
+    let place = super::super::error::Place { file: Path::new("a.parquet").into(), record: Some(3) };
+    let ids = |ids: &[u32], bos: Option<u32>| {
+        let document = Document { content: Content::Ids(ids.to_vec()), place: place.clone() };
+        Encoder { bos, ..encoder(10) }.ids(document).map_err(|error| error.to_string())
+    };
+    assert_eq!(ids(&[1, 9, 1], None), Ok(vec![1, 9, 1]));
+    assert_eq!(ids(&[1, 9, 1], Some(1)), Ok(vec![9, 1]));
+    assert_eq!(ids(&[9, 1], Some(1)), Ok(vec![9, 1]));
+    assert_eq!(ids(&[1], Some(1)), Ok(vec![1]));
+    let error = ids(&[1, 10], Some(1)).unwrap_err();
+    assert!(error.starts_with("a.parquet:3: token id 10 is outside the vocabulary of 10 rows"), "{error}");
 }
 
 #[test]

@@ -19,5 +19,5 @@ pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, Decayed, clip_factor};
 pub use run::{RunOptions, changed_positions, check_lengths, train, train_model};
 pub use schedule::{Decay, Schedule};
-pub use sources::{TextSources, overlap_page, spec_of};
+pub use sources::{TextSources, encoder_of, overlap_page, spec_at, spec_of};
 pub use trainer::{Resume, Trainer};
