@@ -1,0 +1,285 @@
+//! The table of CUDA kernels: which there are, their text, and everything that a launch needs to know.
+//!
+//! A kernel is one text compiled for one [`Spec`] by definitions; [`Kernel::source`] needs no include path and no headers.
+//! It is compiled with `-std=c++17` and [`Kernel::options`], as NVRTC takes them, and has one entry point, whose only
+//! argument is [`Params`](super::params::Params) by value. A launch has [`Kernel::grid`] blocks of [`Kernel::threads`]
+//! threads with [`Kernel::shared_bytes`] of dynamic shared memory (above 48 KiB after the function's attribute is raised).
+//! No kernel needs more than 99 KiB, which every device from sm_80 on gives.
+//!
+//! Backward is `Prepare`, then `Keys` and `Queries` in any order; it is deterministic. Each writes every element of its
+//! results (blind rows and keys that nobody sees become zero), so nothing needs to be zeroed before.
+
+use super::params::Params;
+use crate::error::DType;
+
+/// What a kernel computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// Output and log-sum-exp.
+    Forward,
+    /// What the other two of the backward need for each query.
+    Prepare,
+    /// Gradients by keys and values.
+    Keys,
+    /// Gradients by queries.
+    Queries,
+}
+
+/// What happens to scores between `q . k` and softmax.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scores {
+    /// Scale alone.
+    Plain,
+    /// Scale and ALiBi.
+    Alibi,
+    /// Scale, soft cap, and ALiBi if slopes are given.
+    Capped,
+}
+
+/// One kernel of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// What it computes.
+    pub pass: Pass,
+    /// Element type of its tensors.
+    pub dtype: DType,
+    /// The head size that it is made for; smaller ones are padded with zeros in shared memory.
+    pub head_dim: usize,
+    /// Its scores.
+    pub scores: Scores,
+}
+
+/// Head sizes that kernels are made for.
+pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
+
+/// A kernel, ready to be compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// Which.
+    pub spec: Spec,
+    /// Queries in a tile (for [`Pass::Prepare`]: queries of a block).
+    pub query_tile: usize,
+    /// Keys in a tile.
+    pub key_tile: usize,
+    /// Warps in a block.
+    pub warps: usize,
+    /// Blocks that registers must leave room for on one multiprocessor.
+    pub min_blocks: usize,
+    /// Dynamic shared memory of a block.
+    pub shared_bytes: usize,
+}
+
+impl Scores {
+    /// What a problem needs.
+    #[must_use]
+    pub fn of(problem: &crate::AttnProblem) -> Self {
+        match (problem.soft_cap(), problem.alibi()) {
+            (Some(_), _) => Self::Capped,
+            (None, Some(_)) => Self::Alibi,
+            (None, None) => Self::Plain,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Alibi => "alibi",
+            Self::Capped => "capped",
+        }
+    }
+}
+
+impl Pass {
+    /// The name of the entry point.
+    #[must_use]
+    pub fn entry(self) -> &'static str {
+        match self {
+            Self::Forward => "attention_forward",
+            Self::Prepare => "attention_prepare",
+            Self::Keys => "attention_keys",
+            Self::Queries => "attention_queries",
+        }
+    }
+
+    /// The file that holds it, and its text.
+    fn text(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Forward => ("forward.cu", include_str!("../../cuda/forward.cu")),
+            Self::Prepare => ("prepare.cu", include_str!("../../cuda/prepare.cu")),
+            Self::Keys => ("keys.cu", include_str!("../../cuda/keys.cu")),
+            Self::Queries => ("queries.cu", include_str!("../../cuda/queries.cu")),
+        }
+    }
+}
+
+/// The smallest head size of the table that holds `head_dim`, which must be a multiple of 8; none if there is none.
+#[must_use]
+pub fn padded_head_dim(head_dim: usize) -> Option<usize> {
+    if !head_dim.is_multiple_of(8) {
+        return None;
+    }
+    HEAD_DIMS.into_iter().find(|&size| size >= head_dim)
+}
+
+/// Every kernel there is.
+#[must_use]
+pub fn table() -> Vec<Kernel> {
+    let mut table = Vec::new();
+    for pass in [Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries] {
+        for dtype in [DType::BF16, DType::F16] {
+            for head_dim in HEAD_DIMS {
+                for scores in [Scores::Plain, Scores::Alibi, Scores::Capped] {
+                    table.extend(kernel(Spec { pass, dtype, head_dim, scores }));
+                }
+            }
+        }
+    }
+    table
+}
+
+/// The kernel of a spec; none if the table has none. [`Pass::Prepare`] has only [`Scores::Plain`].
+#[must_use]
+pub fn kernel(spec: Spec) -> Option<Kernel> {
+    let element = matches!(spec.dtype, DType::BF16 | DType::F16);
+    if !element || !HEAD_DIMS.contains(&spec.head_dim) {
+        return None;
+    }
+    if spec.pass == Pass::Prepare && spec.scores != Scores::Plain {
+        return None;
+    }
+    let (query_tile, key_tile, warps, min_blocks) = tiles(spec);
+    // Rows of 16-bit elements that are held or on their way at once.
+    let (rows, extra) = match spec.pass {
+        Pass::Forward => (query_tile + 4 * key_tile, 0),
+        Pass::Prepare => (0, 0),
+        // Two numbers for each query come along with each of the two stages.
+        Pass::Keys => (2 * key_tile + 4 * query_tile, 2 * 2 * 4 * query_tile),
+        Pass::Queries => (2 * query_tile + 4 * key_tile, 0),
+    };
+    let shared_bytes = rows * spec.head_dim * 2 + extra;
+    Some(Kernel { spec, query_tile, key_tile, warps, min_blocks, shared_bytes })
+}
+
+/// Queries and keys in a tile, warps, blocks on a multiprocessor.
+fn tiles(spec: Spec) -> (usize, usize, usize, usize) {
+    match (spec.pass, spec.head_dim) {
+        (Pass::Prepare, _) => (8, 0, 8, 1),
+        (Pass::Forward, 256) => (64, 32, 4, 1),
+        (Pass::Forward, 96 | 128) => (128, 32, 4, 2),
+        (Pass::Forward, _) => (128, 64, 4, 2),
+        (Pass::Keys, 256) => (16, 64, 4, 1),
+        (Pass::Keys, 64) => (32, 128, 4, 2),
+        (Pass::Keys, _) => (32, 128, 8, 1),
+        (Pass::Queries, 256) => (32, 32, 2, 1),
+        (Pass::Queries, _) => (128, 32, 4, 2),
+    }
+}
+
+impl Kernel {
+    /// One word for reports: `forward_bf16_128_plain`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let Spec { pass, dtype, head_dim, scores } = self.spec;
+        let element = if dtype == DType::F16 { "f16" } else { "bf16" };
+        let pass = pass.entry().trim_start_matches("attention_");
+        format!("{pass}_{element}_{head_dim}_{}", scores.name())
+    }
+
+    /// The whole text, complete without any header.
+    #[must_use]
+    pub fn source(&self) -> String {
+        let shared = [
+            ("primitives.cuh", include_str!("../../cuda/primitives.cuh")),
+            ("params.cuh", include_str!("../../cuda/params.cuh")),
+            ("mask.cuh", include_str!("../../cuda/mask.cuh")),
+            ("tile.cuh", include_str!("../../cuda/tile.cuh")),
+            ("scores.cuh", include_str!("../../cuda/scores.cuh")),
+            ("products.cuh", include_str!("../../cuda/products.cuh")),
+        ];
+        let parts = shared.into_iter().chain([self.spec.pass.text()]);
+        parts.map(|(file, text)| format!("#line 1 \"{file}\"\n{text}\n")).collect()
+    }
+
+    /// Definitions that make the text this kernel.
+    #[must_use]
+    pub fn defines(&self) -> Vec<(&'static str, usize)> {
+        let scores = match self.spec.scores {
+            Scores::Plain => 0,
+            Scores::Alibi => 1,
+            Scores::Capped => 2,
+        };
+        vec![
+            ("ELEMENT_F16", usize::from(self.spec.dtype == DType::F16)),
+            ("HEAD_DIM", self.spec.head_dim),
+            ("SCORES", scores),
+            ("TILE_M", self.query_tile),
+            ("TILE_N", self.key_tile),
+            ("WARPS", self.warps),
+            ("MIN_BLOCKS", self.min_blocks),
+        ]
+    }
+
+    /// The definitions as options of a compiler, `-DNAME=VALUE`.
+    #[must_use]
+    pub fn options(&self) -> Vec<String> {
+        self.defines().into_iter().map(|(name, value)| format!("-D{name}={value}")).collect()
+    }
+
+    /// Threads in a block, all in x.
+    #[must_use]
+    pub fn threads(&self) -> u32 {
+        32 * small(self.warps)
+    }
+
+    /// Blocks in x, y and z.
+    #[must_use]
+    pub fn grid(&self, params: &Params) -> [u32; 3] {
+        let unsigned = |n: i32| n.unsigned_abs();
+        let (queries, keys) = (small(self.query_tile), small(self.key_tile));
+        let (batch, query_heads) = (unsigned(params.batch), unsigned(params.query_heads));
+        match self.spec.pass {
+            Pass::Forward | Pass::Queries => [unsigned(params.query_len).div_ceil(queries), query_heads, batch],
+            Pass::Prepare => [unsigned(params.padded_query_len).div_ceil(queries), query_heads, batch],
+            Pass::Keys => {
+                [unsigned(params.key_len).div_ceil(keys), unsigned(params.key_heads), batch * self.key_splits()]
+            }
+        }
+    }
+
+    /// Blocks that share the columns of the gradients of one tile of keys, since registers do not hold more than 128.
+    fn key_splits(&self) -> u32 {
+        if self.spec.head_dim > 128 { 2 } else { 1 }
+    }
+}
+
+/// Tile sizes are small constants.
+fn small(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kernel_fits_the_smallest_device() {
+        for kernel in table() {
+            assert!(kernel.shared_bytes <= 99 * 1024, "{}: {} bytes", kernel.name(), kernel.shared_bytes);
+            assert!(kernel.source().contains(kernel.spec.pass.entry()));
+        }
+    }
+
+    #[test]
+    fn head_sizes_are_padded_to_the_next_of_the_table() {
+        assert_eq!(padded_head_dim(32), Some(64));
+        assert_eq!(padded_head_dim(80), Some(80));
+        assert_eq!(padded_head_dim(20), None);
+        assert_eq!(padded_head_dim(264), None);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: std::collections::HashSet<String> = table().iter().map(Kernel::name).collect();
+        assert_eq!(names.len(), table().len());
+    }
+}
