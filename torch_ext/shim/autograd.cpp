@@ -1,4 +1,4 @@
-// Nodes of libtorch's graph whose backward is a Rust closure; backward passes with given gradients; generator state.
+// Nodes of libtorch's graph whose backward is a Rust closure; backward passes with given gradients.
 //
 // Every function returns null, or a message that the caller frees with free(): no exception leaves this file, except
 // those of a node's backward, which libtorch's engine catches on whichever thread it runs it.
@@ -9,8 +9,6 @@
 #include <string>
 #include <utility>
 
-#include <ATen/Context.h>
-#include <ATen/core/Generator.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -123,11 +121,6 @@ struct RustNode final : Node {
   bowline_closure closure_;
 };
 
-at::Generator generator_of(int device) {
-  const at::Device place = device < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, static_cast<int8_t>(device));
-  return at::globalContext().defaultGenerator(place);
-}
-
 }  // namespace
 
 extern "C" {
@@ -174,23 +167,6 @@ char *bowline_backward(size_t count, Handles roots, Handles gradients) {
     variable_list of_roots;
     for (size_t i = 0; i < count; i++) of_roots.push_back(gradients[i] == nullptr ? at::Tensor() : *gradients[i]);
     torch::autograd::backward(listed(roots, count), of_roots, /*retain_graph=*/false);
-  });
-}
-
-// State of the default generator of the CPU (-1) or of a CUDA device, as a handle of the caller's.
-char *bowline_generator_state(int device, at::Tensor **state) {
-  return guarded([&] {
-    at::Generator generator = generator_of(device);
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    *state = new at::Tensor(generator.get_state());
-  });
-}
-
-char *bowline_set_generator_state(int device, const at::Tensor *state) {
-  return guarded([&] {
-    at::Generator generator = generator_of(device);
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(*state);
   });
 }
 

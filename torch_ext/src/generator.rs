@@ -7,7 +7,7 @@ use torch_sys::C_tensor;
 
 use crate::autograd::{AutogradError, refused};
 
-// Defined in `shim/autograd.cpp`.
+// Defined in `shim/context.cpp`.
 unsafe extern "C" {
     fn bowline_generator_state(device: c_int, state: *mut *mut C_tensor) -> *mut c_char;
     fn bowline_set_generator_state(device: c_int, state: *const C_tensor) -> *mut c_char;
