@@ -21,8 +21,11 @@
 //! With the feature `torch` (on by default) a backend works on libtorch tensors, and the backend `libtorch` is there.
 //! Without it this crate needs no libtorch, and the problem types and the reference remain.
 
+#[cfg(feature = "torch")]
+pub mod autograd;
 mod backend;
 mod bias;
+pub mod cuda;
 #[cfg(feature = "torch")]
 mod dense;
 mod error;
@@ -34,6 +37,7 @@ pub mod reference;
 mod shape;
 #[cfg(feature = "torch")]
 mod tensors;
+pub mod tiled;
 pub mod workload;
 
 #[cfg(feature = "torch")]

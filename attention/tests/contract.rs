@@ -2,17 +2,22 @@
 //!
 //! - `conformance`: each backend of the build over the table of cases, under the error budget.
 //! - `mutants`: known-wrong attention over the same table by the same judgement; each must be rejected.
-//! - `gradients`: the reference against finite differences, libtorch's autograd against the reference.
-//! - `on_tensors`: what backends owe beyond numbers: strides, errors, gradients refused.
+//! - `gradients`: the reference against finite differences, libtorch's graph over it and over libtorch against it.
+//! - `backward`: the gradients of each backend over the table, against the reference, libtorch and its own differences;
+//!   known-wrong gradients by the same judgement.
+//! - `on_tensors`: what backends owe beyond numbers: strides, errors, the same bits twice, results all written.
 //!
 //! `support` holds the table, the inputs, the judgement and the plain attention that sets the budget.
 
 // Everything here is a test, helpers included.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "torch")]
+mod backward;
 mod conformance;
 mod gradients;
 mod mutants;
 #[cfg(feature = "torch")]
 mod on_tensors;
 mod support;
+mod tiled_forward;

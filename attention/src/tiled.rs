@@ -1,0 +1,138 @@
+//! Attention on CPUs in tiles: forward and backward over slices, nothing of size `query_len x key_len`.
+
+mod element;
+mod forward;
+mod plan;
+mod scoring;
+mod simd;
+mod span;
+mod view;
+mod workers;
+
+use std::time::Duration;
+
+pub use element::Element;
+pub use simd::Isa;
+pub use view::View;
+
+use crate::error::{DType, Feature, Unsupported};
+use crate::problem::AttnProblem;
+
+/// Name of the backend.
+pub const NAME: &str = "tiled";
+
+/// Largest head size.
+pub const MAX_HEAD_DIM: usize = 256;
+
+/// Why the tiled kernels gave no answer.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TiledError {
+    /// They do not take the problem.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// A slice ends before its tensor does.
+    #[error("{tensor} needs {} elements, its slice has {found}", needed.map_or("too many".to_owned(), |n| n.to_string()))]
+    TooShort {
+        /// `q`, `k`, `v`, `output`, ...
+        tensor: &'static str,
+        /// Elements from the first to the last; none when that overflows.
+        needed: Option<usize>,
+        /// Elements in the slice.
+        found: usize,
+    },
+    /// A slice to be written has another size than its tensor.
+    #[error("{tensor} has {expected} elements, its slice has {found}")]
+    Size {
+        /// `output`, `lse`, `dq`, ...
+        tensor: &'static str,
+        /// By the problem.
+        expected: usize,
+        /// Elements in the slice.
+        found: usize,
+    },
+    /// The processor lacks the instruction set asked for.
+    #[error("this processor does not have {isa}")]
+    MissingIsa {
+        /// The set.
+        isa: Isa,
+    },
+}
+
+/// Whether the kernels take a problem: head sizes up to [`MAX_HEAD_DIM`], every type but float64.
+///
+/// # Errors
+///
+/// [`Unsupported`], naming the head size or the type.
+pub fn supports(problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
+    let declined = |feature| Err(Unsupported { backend: NAME, feature });
+    match problem.shape().head_dim {
+        _ if dtype == DType::F64 => declined(Feature::DType(dtype)),
+        head_dim if head_dim > MAX_HEAD_DIM => declined(Feature::HeadDim(head_dim)),
+        _ => Ok(()),
+    }
+}
+
+/// Output and log-sum-exp, by the best instruction set of this processor and the threads of the current rayon pool.
+///
+/// `output` is `[batch, query_heads, query_len, head_dim]` and `lse`, in nats, `[batch, query_heads, query_len]`, both
+/// contiguous; every element is written. A query that sees nothing gets zeros and `-inf`.
+///
+/// # Errors
+///
+/// [`TiledError`] when the problem is not supported or a slice does not fit it.
+pub fn forward<T: Element>(
+    problem: &AttnProblem,
+    q: View<'_, T>,
+    k: View<'_, T>,
+    v: View<'_, T>,
+    output: &mut [T],
+    lse: &mut [f32],
+) -> Result<(), TiledError> {
+    forward_by(Isa::best(), problem, q, k, v, output, lse)
+}
+
+/// [`forward`] by a given instruction set.
+///
+/// # Errors
+///
+/// As [`forward`], and [`TiledError::MissingIsa`].
+pub fn forward_by<T: Element>(
+    isa: Isa,
+    problem: &AttnProblem,
+    q: View<'_, T>,
+    k: View<'_, T>,
+    v: View<'_, T>,
+    output: &mut [T],
+    lse: &mut [f32],
+) -> Result<(), TiledError> {
+    check_inputs(problem, q, k, v)?;
+    let queries = problem.shape().query_dims();
+    check_size("output", output.len(), queries.iter().product())?;
+    check_size("lse", lse.len(), queries[..3].iter().product())?;
+    let work = forward::Forward { problem, q, k, v, output, lse };
+    simd::dispatch(isa, work).ok_or(TiledError::MissingIsa { isa })
+}
+
+/// GFLOP/s that fused multiply-adds alone reach on this thread by an instruction set, the best of some 20 ms; zero where the
+/// processor lacks it.
+#[must_use]
+pub fn fma_peak_gflops(isa: Isa) -> f64 {
+    simd::peak::of_this_thread(isa, Duration::from_millis(20))
+}
+
+fn check_inputs<T: Element>(
+    problem: &AttnProblem,
+    q: View<'_, T>,
+    k: View<'_, T>,
+    v: View<'_, T>,
+) -> Result<(), TiledError> {
+    supports(problem, T::DTYPE)?;
+    q.check("q", problem.shape().query_dims())?;
+    k.check("k", problem.shape().key_dims())?;
+    v.check("v", problem.shape().key_dims())
+}
+
+fn check_size(tensor: &'static str, found: usize, expected: usize) -> Result<(), TiledError> {
+    if found == expected { Ok(()) } else { Err(TiledError::Size { tensor, expected, found }) }
+}

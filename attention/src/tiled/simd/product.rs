@@ -1,0 +1,165 @@
+//! Matrix products on small blocks: `out[r][c] (+)= sum_k a(r, k) b[k][c]`.
+//!
+//! A register tile of `R` rows by up to three vectors of columns stays in registers over the whole depth: at each step the
+//! vectors of b are loaded once, each element of a is broadcast, and nothing else touches memory. Rows of a may lie along
+//! memory or across it, so no operand needs to be packed.
+
+use super::{PANEL_VECTORS, Simd, Work};
+
+/// How the left operand lies in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::tiled) enum Left {
+    /// `a(r, k)` at `r * stride + k`.
+    Rows,
+    /// `a(r, k)` at `k * stride + r`.
+    Columns,
+}
+
+/// One product. Strides are in numbers.
+#[derive(Debug)]
+pub(in crate::tiled) struct Product<'a> {
+    pub(in crate::tiled) a: &'a [f32],
+    pub(in crate::tiled) a_stride: usize,
+    pub(in crate::tiled) left: Left,
+    pub(in crate::tiled) b: &'a [f32],
+    pub(in crate::tiled) b_stride: usize,
+    pub(in crate::tiled) out: &'a mut [f32],
+    pub(in crate::tiled) out_stride: usize,
+    /// Rows of the result; any number.
+    pub(in crate::tiled) rows: usize,
+    /// Columns of the result; a multiple of the vector.
+    pub(in crate::tiled) columns: usize,
+    /// Terms of each sum.
+    pub(in crate::tiled) depth: usize,
+    /// Whether the result is added to what is there.
+    pub(in crate::tiled) add: bool,
+}
+
+impl Product<'_> {
+    /// Computes it.
+    pub(in crate::tiled) fn compute<S: Simd>(self, simd: S) {
+        simd.operate(self);
+    }
+
+    /// Every access of the loops lies in the slices. A broken promise here is a bug of this crate, never of its user.
+    fn check(&self, lanes: usize) {
+        let Self { a_stride, b_stride, out_stride, rows, columns, depth, .. } = *self;
+        assert!(columns.is_multiple_of(lanes) && columns <= b_stride && columns <= out_stride, "columns of a product");
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        let end = |count: usize, stride: usize, last: usize| (count - 1) * stride + last;
+        assert!(end(rows, out_stride, columns) <= self.out.len(), "result of a product");
+        if depth == 0 {
+            return;
+        }
+        assert!(end(depth, b_stride, columns) <= self.b.len(), "right operand of a product");
+        let a_end = match self.left {
+            Left::Rows => end(rows, a_stride, depth),
+            Left::Columns => end(depth, a_stride, rows),
+        };
+        assert!(a_end <= self.a.len(), "left operand of a product");
+    }
+}
+
+impl Work for Product<'_> {
+    type Answer = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        simd.multiply(&mut self);
+    }
+}
+
+/// The product in tiles of `R` rows.
+#[inline(always)]
+pub(super) fn run<S: Simd, const R: usize>(simd: S, product: &mut Product<'_>) {
+    product.check(S::LANES);
+    let mut column = 0;
+    while column < product.columns {
+        // Two and two rather than three and one: a single vector leaves too few sums to hide the latency.
+        let vectors = match (product.columns - column) / S::LANES {
+            2 | 4 => 2,
+            left => left.min(PANEL_VECTORS),
+        };
+        match (vectors, product.left) {
+            (1, Left::Rows) => down::<S, R, 1, true>(simd, product, column),
+            (2, Left::Rows) => down::<S, R, 2, true>(simd, product, column),
+            (_, Left::Rows) => down::<S, R, 3, true>(simd, product, column),
+            (1, Left::Columns) => down::<S, R, 1, false>(simd, product, column),
+            (2, Left::Columns) => down::<S, R, 2, false>(simd, product, column),
+            (_, Left::Columns) => down::<S, R, 3, false>(simd, product, column),
+        }
+        column += vectors * S::LANES;
+    }
+}
+
+/// All rows of `C` vectors of columns.
+#[inline(always)]
+fn down<S: Simd, const R: usize, const C: usize, const ROWS: bool>(simd: S, product: &mut Product<'_>, column: usize) {
+    let mut row = 0;
+    while product.rows - row >= R {
+        tile::<S, R, C, ROWS>(simd, product, row, column);
+        row += R;
+    }
+    if R > 4 && product.rows - row >= 4 {
+        tile::<S, 4, C, ROWS>(simd, product, row, column);
+        row += 4;
+    }
+    if product.rows - row >= 2 {
+        tile::<S, 2, C, ROWS>(simd, product, row, column);
+        row += 2;
+    }
+    if product.rows > row {
+        tile::<S, 1, C, ROWS>(simd, product, row, column);
+    }
+}
+
+/// One register tile: `R` rows from `row` on, `C` vectors from `column` on.
+#[inline(always)]
+fn tile<S: Simd, const R: usize, const C: usize, const ROWS: bool>(
+    simd: S,
+    product: &mut Product<'_>,
+    row: usize,
+    column: usize,
+) {
+    let (a_stride, b_stride, out_stride) = (product.a_stride, product.b_stride, product.out_stride);
+    let a_start = product.a.as_ptr().wrapping_add(row.wrapping_mul(if ROWS { a_stride } else { 1 }));
+    let mut a = [a_start; R];
+    for (r, pointer) in a.iter_mut().enumerate() {
+        *pointer = a_start.wrapping_add(r.wrapping_mul(if ROWS { a_stride } else { 1 }));
+    }
+    let mut b = product.b.as_ptr().wrapping_add(column);
+    let mut sums = [[simd.splat(0.0); C]; R];
+    let mut step: usize = 0;
+    for _ in 0..product.depth {
+        let mut right = [simd.splat(0.0); C];
+        for (c, vector) in right.iter_mut().enumerate() {
+            // SAFETY: row k of b, columns `column + c * LANES ..`; `check` has compared with the slice's length.
+            *vector = unsafe { simd.load(b.wrapping_add(c * S::LANES)) };
+        }
+        for r in 0..R {
+            // SAFETY: element (row + r, k) of a; `check` has compared with the slice's length.
+            let left = simd.splat(unsafe { *a[r].wrapping_add(step) });
+            for c in 0..C {
+                sums[r][c] = simd.mul_add(left, right[c], sums[r][c]);
+            }
+        }
+        step = step.wrapping_add(if ROWS { 1 } else { a_stride });
+        b = b.wrapping_add(b_stride);
+    }
+    let out_start = product.out.as_mut_ptr().wrapping_add(row.wrapping_mul(out_stride)).wrapping_add(column);
+    for (r, sums) in sums.iter().enumerate() {
+        for (c, &sum) in sums.iter().enumerate() {
+            let out = out_start.wrapping_add(r.wrapping_mul(out_stride)).wrapping_add(c * S::LANES);
+            let sum = if product.add {
+                // SAFETY: element (row + r, column + c * LANES) of out; `check` has compared with the slice's length.
+                simd.add(unsafe { simd.load(out) }, sum)
+            } else {
+                sum
+            };
+            // SAFETY: as above.
+            unsafe { simd.store(out, sum) };
+        }
+    }
+}

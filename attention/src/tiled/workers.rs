@@ -1,0 +1,64 @@
+//! Tasks in order, on every thread of the pool.
+
+use std::sync::{Mutex, PoisonError};
+
+/// Hands out `tasks` one by one, first to last, to as many workers as the current pool has threads; each worker makes one
+/// scratch space. A task may wait for tasks before it: those are done or being done when it is handed out.
+pub(super) fn in_order<T: Send, W>(
+    tasks: impl ExactSizeIterator<Item = T> + Send,
+    scratch: impl Fn() -> W + Sync,
+    work: impl Fn(&mut W, T) + Sync,
+) {
+    let workers = rayon::current_num_threads().min(tasks.len());
+    let queue = Mutex::new(tasks);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let serve = || {
+        let mut space = scratch();
+        while let Some(task) = next() {
+            work(&mut space, task);
+        }
+    };
+    if workers <= 1 {
+        serve();
+    } else {
+        rayon::scope(|scope| (0..workers).for_each(|_| scope.spawn(|_| serve())));
+    }
+}
+
+/// A zeroed buffer that starts at a cache line, so that no vector straddles two.
+pub(super) struct Buffer {
+    numbers: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+/// Numbers in a cache line.
+const LINE: usize = 16;
+
+impl Buffer {
+    pub(super) fn new(len: usize) -> Self {
+        let numbers = vec![0.0_f32; len + LINE];
+        let start = numbers.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        Self { numbers, start, len }
+    }
+
+    pub(super) fn as_mut(&mut self) -> &mut [f32] {
+        &mut self.numbers[self.start..self.start + self.len]
+    }
+}
+
+/// Cuts buffers off the front of a slice, each at a cache line.
+pub(super) struct Cutter<'a>(pub(super) &'a mut [f32]);
+
+impl<'a> Cutter<'a> {
+    pub(super) fn cut(&mut self, len: usize) -> &'a mut [f32] {
+        let (front, rest) = std::mem::take(&mut self.0).split_at_mut(len.next_multiple_of(LINE));
+        self.0 = rest;
+        &mut front[..len]
+    }
+
+    /// What [`Cutter::cut`] takes for `lens`.
+    pub(super) fn total(lens: &[usize]) -> usize {
+        lens.iter().map(|len| len.next_multiple_of(LINE)).sum()
+    }
+}
