@@ -110,8 +110,7 @@ impl AttentionBackend for Reference {
 
     #[cfg(feature = "torch")]
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
-        crate::tensors::refuse_to_lose_gradients(self.name(), [q, k, v])?;
-        self.attend(problem, q, k, v).map(|attended| attended.output)
+        crate::autograd::differentiable(&Self, problem, q, k, v)
     }
 
     #[cfg(feature = "torch")]
@@ -177,8 +176,7 @@ impl Backend {
     /// The output, `[batch, query_heads, query_len, head_dim]`, in the type and on the device of `q`.
     ///
     /// q is `[batch, query_heads, query_len, head_dim]`, k and v are `[batch, key_heads, key_len, head_dim]`; all three in
-    /// one type on one device, of any strides. `libtorch` is differentiable; `reference` refuses inputs that require a
-    /// gradient while gradients are tracked.
+    /// one type on one device, of any strides. Differentiable, once, where gradients are tracked.
     ///
     /// # Errors
     ///

@@ -168,6 +168,19 @@ pub enum AttnError {
         /// Type of q.
         kind: tch::Kind,
     },
+    /// libtorch's graph could not take the backend's gradients.
+    #[cfg(feature = "torch")]
+    #[error(transparent)]
+    Autograd(#[from] torch_ext::autograd::AutogradError),
+    /// A CUDA kernel of ours could not be compiled or started.
+    #[cfg(feature = "torch")]
+    #[error("CUDA kernels could not compute attention for {shape}: {source}")]
+    Cuda {
+        /// The problem's sizes.
+        shape: crate::AttnShape,
+        /// What stood in the way.
+        source: torch_ext::cuda::CudaError,
+    },
     /// libtorch refused or failed (out of memory, for one).
     #[cfg(feature = "torch")]
     #[error("libtorch could not compute attention for {shape}: {source}")]

@@ -4,7 +4,7 @@ use ndarray::{Array4, ArrayView4, ShapeError as NdShapeError};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::backend::{Attended, Gradients};
-use crate::error::{AttnError, DType, Feature, Unsupported};
+use crate::error::{AttnError, DType};
 use crate::problem::AttnProblem;
 use crate::reference;
 use crate::shape::signed;
@@ -78,14 +78,6 @@ fn check_like(tensor: &'static str, given: &Tensor, q: &Tensor) -> Result<(), At
 fn check_device(tensor: &'static str, given: &Tensor, q: &Tensor) -> Result<(), AttnError> {
     if given.device() != q.device() {
         return Err(AttnError::Devices { tensor, expected: q.device(), found: given.device() });
-    }
-    Ok(())
-}
-
-/// For ways that leave libtorch's graph: better no answer than one whose gradient is silently lost.
-pub(crate) fn refuse_to_lose_gradients(backend: &'static str, inputs: [&Tensor; 3]) -> Result<(), AttnError> {
-    if torch_ext::grad_enabled() && inputs.iter().any(|tensor| tensor.requires_grad()) {
-        return Err(Unsupported { backend, feature: Feature::Gradients }.into());
     }
     Ok(())
 }
