@@ -25,6 +25,21 @@ pub enum TaskError {
         /// Tokens of filler that were asked for.
         needed: usize,
     },
+    /// A haystack was made from texts without a word.
+    #[error("the texts of the haystack hold no word")]
+    EmptyHaystack,
+    /// A number of things that cannot be.
+    #[error("{what} must be between {least} and {most}, got {value}")]
+    Count {
+        /// What is counted.
+        what: &'static str,
+        /// What was asked for.
+        value: usize,
+        /// Least possible.
+        least: usize,
+        /// Most possible.
+        most: usize,
+    },
     /// Filler given as tokens makes sense only where the haystack is cut at tokens.
     #[error("{0} prescribes its own filler text; use the bowline variant for other text")]
     OwnFiller(String),

@@ -1,6 +1,14 @@
-//! Filler of an exact number of tokens, with a needle at an exact token.
+//! Filler of an exact number of tokens, with a needle at an exact token; and the texts that filler comes from.
+
+mod grammar;
+mod sentences;
+mod source;
 
 use std::ops::Range;
+
+pub use sentences::sentences;
+pub use source::Haystack;
+pub(crate) use source::{FILLER, Stretch, TokenStream};
 
 use crate::error::TaskError;
 

@@ -17,6 +17,7 @@ mod runner;
 pub mod samples;
 mod task;
 pub mod tasks;
+mod words;
 
 pub use error::{EvalError, TaskError};
 pub use model::{LanguageModel, ModelError, Prefix, TextCodec, TokenScore};

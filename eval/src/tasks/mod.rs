@@ -1,3 +1,7 @@
 //! Retrieval tasks.
 
+mod answer;
+pub mod multipasskey;
+pub mod needle;
 pub mod passkey;
+mod plant;

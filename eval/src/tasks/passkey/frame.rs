@@ -1,11 +1,9 @@
 //! The fixed parts of our own prompt, in tokens, whatever the tokenizer does at the joints.
 
 use crate::error::TaskError;
-use crate::model::{ModelError, TextCodec};
-
-/// The published filler: five short sentences, repeated.
-pub(super) const FILLER: &str =
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.";
+pub(super) use crate::haystack::FILLER;
+use crate::model::TextCodec;
+pub(super) use crate::tasks::answer::joint;
 
 /// The published question and the stem of its answer.
 pub(super) const QUESTION: &str = "What is the pass key? The pass key is";
@@ -33,13 +31,6 @@ impl Frame {
     pub(super) fn len(&self) -> usize {
         self.key_line.len() + self.question.len() + self.answer.len()
     }
-}
-
-/// What separates two pieces of text that are encoded on their own: nothing when the tokenizer puts a space in
-/// front of every text (as LLaMA's SentencePiece does), a space otherwise.
-pub(super) fn joint(codec: &dyn TextCodec) -> Result<&'static str, ModelError> {
-    let apart = [codec.encode("green")?, codec.encode("grass")?].concat();
-    Ok(if codec.encode("green grass")? == apart { "" } else { " " })
 }
 
 /// Prompt and answer tokens of `prompt` followed by a space and `key`, encoded in one go.
