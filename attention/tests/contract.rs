@@ -21,3 +21,9 @@ mod mutants;
 mod on_tensors;
 mod support;
 mod tiled_forward;
+#[cfg(feature = "torch")]
+mod twin_attention;
+#[cfg(feature = "torch")]
+mod twin_machine;
+#[cfg(feature = "torch")]
+mod twin_problem;

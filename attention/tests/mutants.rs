@@ -7,7 +7,7 @@ use crate::support::budget::{Budget, judge};
 use crate::support::cases::{Case, table};
 use crate::support::plain::{self, Bug, Rounding};
 
-/// Cases with more multiplications than this are left out, to keep fourteen mutants within seconds.
+/// Cases with more multiplications than this are left out, to keep fifteen mutants within seconds.
 const MOST_WORK: usize = 60_000_000;
 
 #[test]

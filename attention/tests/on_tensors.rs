@@ -1,7 +1,10 @@
 //! What backends owe on tensors beyond numbers.
 
-use attention::{AttnError, AttnProblem, AttnShape, Backend, Feature, Mask, Unsupported};
+use attention::{Attended, AttnError, AttnProblem, AttnShape, Backend, Feature, Gradients, Mask, Unsupported};
 use tch::{Device, Kind, Tensor};
+
+use crate::support::cases::{Case, table};
+use crate::support::runners::torch::{gradients, granted, qkv, tensor};
 
 const SHAPE: AttnShape = AttnShape { batch: 2, query_heads: 4, key_heads: 2, query_len: 5, key_len: 9, head_dim: 8 };
 
@@ -48,16 +51,126 @@ fn strides_do_not_matter() {
 }
 
 #[test]
-fn the_reference_refuses_to_lose_a_gradient() {
+fn log_sum_exp_and_gradients_are_given_or_refused_by_name() {
     let [q, k, v] = tensors();
-    let k = k.set_requires_grad(true);
+    for backend in Backend::all() {
+        match backend.attend(&problem(), &q, &k, &v) {
+            Ok(attended) => {
+                assert_eq!((attended.lse.size(), attended.lse.kind()), (vec![2, 4, 5], Kind::Float));
+                let grads = backend.backward(&problem(), &q, &k, &v, &attended, &attended.output);
+                grads.map(drop).or_else(refusal(backend, Feature::Gradients)).unwrap();
+            }
+            Err(error) => refusal(backend, Feature::LogSumExp)(error).unwrap(),
+        }
+    }
+}
+
+/// Passes the refusal of one feature, and nothing else.
+fn refusal(backend: Backend, feature: Feature) -> impl FnOnce(AttnError) -> Result<(), AttnError> {
+    let expected = Unsupported { backend: backend.name(), feature };
+    move |error| match error {
+        AttnError::Unsupported(found) if found == expected => Ok(()),
+        error => Err(error),
+    }
+}
+
+#[test]
+fn a_backward_checks_what_it_is_given() {
+    let [q, k, v] = tensors();
     let reference = Backend::from_name("reference").unwrap();
-    let error = reference.forward(&problem(), &q, &k, &v).unwrap_err();
-    let expected = Unsupported { backend: "reference", feature: Feature::Gradients };
-    assert!(matches!(&error, AttnError::Unsupported(found) if *found == expected), "{error}");
-    assert!(error.to_string().contains("gradients"), "{error}");
-    let output = tch::no_grad(|| reference.forward(&problem(), &q, &k, &v)).unwrap();
-    assert_eq!(output.size(), [2, 4, 5, 8]);
+    let good = || reference.attend(&problem(), &q, &k, &v).unwrap();
+    let message = |attended: &Attended, grad: &Tensor| {
+        reference.backward(&problem(), &q, &k, &v, attended, grad).unwrap_err().to_string()
+    };
+    let Attended { output, lse } = good();
+    let double = Attended { output: output.shallow_clone(), lse: lse.to_kind(Kind::Double) };
+    assert_eq!(message(&double, &output), "lse is Double where q calls for Float");
+    let short = Attended { output: output.shallow_clone(), lse: lse.narrow(2, 0, 4) };
+    assert_eq!(message(&short, &output), "lse has shape [2, 4, 4], the attention problem says [2, 4, 5]");
+    let turned = message(&good(), &output.transpose(2, 3));
+    assert_eq!(turned, "grad_output has shape [2, 4, 8, 5], the attention problem says [2, 4, 5, 8]");
+    let half = message(&good(), &output.to_kind(Kind::Half));
+    assert_eq!(half, "grad_output is Half where q is Float: q, k and v must agree");
+}
+
+#[test]
+fn gradients_of_gradients_are_refused_where_the_kernels_are_ours() {
+    let [q, k, v] = tensors();
+    let q = q.set_requires_grad(true);
+    let reference = Backend::from_name("reference").unwrap();
+    let loss = reference.forward(&problem(), &q, &k, &v).unwrap().sum(Kind::Float);
+    let error = Tensor::f_run_backward(&[&loss], &[&q], true, true).unwrap_err().to_string();
+    assert!(error.contains("the backward of reference attention: gradients of its gradients"), "{error}");
+    assert!(!tch::no_grad(|| reference.forward(&problem(), &q, &k, &v)).unwrap().requires_grad());
+}
+
+#[test]
+fn an_input_that_changed_since_the_forward_is_an_error_of_the_backward() {
+    let [q, k, v] = tensors();
+    let q = q.set_requires_grad(true);
+    let mut k = k * 1.0;
+    for backend in Backend::all() {
+        let Ok(output) = backend.forward(&problem(), &q, &k, &v) else { continue };
+        let _ = k.g_add_scalar_(1.0);
+        let error = output.sum(Kind::Float).f_backward().unwrap_err().to_string();
+        assert!(error.contains("modified by an inplace operation"), "{}: {error}", backend.name());
+    }
+}
+
+/// Output, and gradients where there are any, of everything that a backend gives, one after the other.
+fn everything(backend: Backend, case: &Case) -> Vec<Tensor> {
+    let i = case.inputs();
+    let [q, k, v] = qkv(case, &i);
+    let mut all = vec![tch::no_grad(|| backend.forward(&case.problem, &q, &k, &v)).unwrap()];
+    if let Some(attended) = granted(backend.attend(&case.problem, &q, &k, &v), Feature::LogSumExp).unwrap() {
+        let grad_output = tensor(&i.grad_output, q.kind());
+        let grads = backend.backward(&case.problem, &q, &k, &v, &attended, &grad_output);
+        if let Some(Gradients { dq, dk, dv }) = granted(grads, Feature::Gradients).unwrap() {
+            all.extend([dq, dk, dv]);
+        }
+        all.extend([attended.output, attended.lse]);
+    }
+    all.extend(gradients(backend, case, &i).into_iter().flatten());
+    all
+}
+
+/// A few cases of every kind that this backend takes.
+fn some_cases(backend: Backend) -> impl Iterator<Item = Case> {
+    let most = if backend.name() == "reference" { 500_000 } else { 4_000_000 };
+    let cases = table().into_iter().filter(move |case| case.work() <= most);
+    cases.filter(move |case| backend.supports(&case.problem, case.dtype).is_ok()).take(12)
+}
+
+#[test]
+fn the_same_question_has_the_same_answer_to_the_bit_on_any_number_of_threads() {
+    let pools = [1, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    for backend in Backend::all() {
+        for case in some_cases(backend) {
+            let first = everything(backend, &case);
+            // libtorch has threads of its own and promises nothing across their number; once more is once more.
+            let again = [everything(backend, &case)];
+            let with_threads = pools.iter().map(|pool| pool.install(|| everything(backend, &case)));
+            for other in again.into_iter().chain(with_threads) {
+                let same = first.iter().zip(&other).all(|(a, b)| a.equal(b));
+                assert!(same && first.len() == other.len(), "{} on {}", backend.name(), case.describe());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_number_of_every_answer_is_written() {
+    let clean: Vec<Vec<Tensor>> = Backend::all().flat_map(|b| some_cases(b).map(move |c| everything(b, &c))).collect();
+    let poisoned = torch_ext::PoisonedMemory::new().unwrap();
+    assert!(Tensor::empty([8], (Kind::Float, Device::Cpu)).isnan().all().int64_value(&[]) == 1);
+    let again: Vec<Vec<Tensor>> = Backend::all().flat_map(|b| some_cases(b).map(move |c| everything(b, &c))).collect();
+    drop(poisoned);
+    let cases: Vec<String> =
+        Backend::all().flat_map(|b| some_cases(b).map(move |c| format!("{} on {}", b.name(), c.describe()))).collect();
+    for ((clean, again), case) in clean.iter().zip(&again).zip(cases) {
+        assert!(clean.iter().zip(again).all(|(a, b)| a.equal(b)), "{case}");
+        assert!(again.iter().all(|t| t.isnan().any().int64_value(&[]) == 0), "{case}");
+    }
 }
 
 #[test]

@@ -9,6 +9,9 @@ use ndarray::{Array4, ArrayView1, ArrayView2, s};
 
 use super::cases::Inputs;
 
+#[cfg(feature = "torch")]
+pub(crate) mod backward;
+
 /// Keys in one tile of the tiled form.
 const TILE: usize = 64;
 
@@ -57,10 +60,12 @@ pub(crate) enum Bug {
     CapIgnored,
     /// Rows that see nothing average the values.
     BlindRowsAverage,
+    /// The slopes are left out.
+    AlibiIgnored,
 }
 
 impl Bug {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Scale,
         Self::MaskOffByOne,
         Self::OffsetIgnored,
@@ -75,6 +80,7 @@ impl Bug {
         Self::FirstHeadsSlope,
         Self::CapIgnored,
         Self::BlindRowsAverage,
+        Self::AlibiIgnored,
     ];
 }
 
@@ -140,7 +146,7 @@ impl Row<'_> {
             if let (Some(cap), true) = (problem.soft_cap(), self.bug != Some(Bug::CapIgnored)) {
                 score = self.rounding.round(cap as f32 * (score / cap as f32).tanh());
             }
-            if let Some(alibi) = problem.alibi() {
+            if let (Some(alibi), true) = (problem.alibi(), self.bug != Some(Bug::AlibiIgnored)) {
                 let head = if self.bug == Some(Bug::FirstHeadsSlope) { 0 } else { self.head };
                 score = self.rounding.round(score + alibi.bias(head, position, key) as f32);
             }
@@ -214,39 +220,4 @@ fn weights(scores: &[f32], tile: usize, rounding: Rounding) -> Vec<f32> {
     let exponents: Vec<f32> = exponents.collect();
     let sum: f32 = exponents.iter().sum();
     exponents.iter().map(|e| rounding.round(e / sum)).collect()
-}
-
-/// Gradients by q, k and v of plain attention, everything between rounded to the element type.
-#[cfg(feature = "torch")]
-pub(crate) fn backward(problem: &AttnProblem, inputs: &Inputs, rounding: Rounding) -> [Array4<f64>; 3] {
-    let shape = problem.shape();
-    let (q, k, v, d_out) = (single(&inputs.q), single(&inputs.k), single(&inputs.v), single(&inputs.grad_output));
-    let mut dq = Array4::<f32>::zeros(shape.query_dims());
-    let (mut dk, mut dv) = (Array4::<f32>::zeros(shape.key_dims()), Array4::<f32>::zeros(shape.key_dims()));
-    for (batch, head) in (0..shape.batch).flat_map(|batch| (0..shape.query_heads).map(move |head| (batch, head))) {
-        let key_head = shape.key_head_of(head);
-        let (keys, values) = (k.slice(s![batch, key_head, .., ..]), v.slice(s![batch, key_head, .., ..]));
-        for query in 0..shape.query_len {
-            let row = Row { problem, rounding, bug: None, batch, head, query };
-            let (q_i, do_i) = (q.slice(s![batch, head, query, ..]), d_out.slice(s![batch, head, query, ..]));
-            let scores = row.scores(q_i, keys);
-            if scores.iter().all(|&score| score == f32::NEG_INFINITY) {
-                continue;
-            }
-            let weights = weights(&scores, scores.len(), rounding);
-            let d_weights: Vec<f32> = values.rows().into_iter().map(|v_j| rounding.round(dot(do_i, v_j))).collect();
-            let d_i: f32 = weights.iter().zip(&d_weights).map(|(w, dw)| w * dw).sum();
-            for key in 0..shape.key_len {
-                let bend = problem.soft_cap().map_or(1.0, |cap| {
-                    let bent = (dot(q_i, keys.row(key)) * problem.scale() as f32 / cap as f32).tanh();
-                    1.0 - bent * bent
-                });
-                let d_score = rounding.round(weights[key] * (d_weights[key] - d_i) * bend) * problem.scale() as f32;
-                dq.slice_mut(s![batch, head, query, ..]).scaled_add(d_score, &keys.row(key));
-                dk.slice_mut(s![batch, key_head, key, ..]).scaled_add(d_score, &q_i);
-                dv.slice_mut(s![batch, key_head, key, ..]).scaled_add(weights[key], &do_i);
-            }
-        }
-    }
-    [dq, dk, dv].map(|grad| grad.mapv(|x| f64::from(rounding.round(x))))
 }

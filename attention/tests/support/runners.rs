@@ -5,35 +5,50 @@ use ndarray::Array4;
 
 use super::cases::{Case, Inputs};
 
+/// What a backend answers.
+pub(crate) struct Answer {
+    pub(crate) output: Array4<f64>,
+    /// `[batch, query_heads, query_len]` with a last dimension of one; none where the backend keeps it to itself.
+    pub(crate) lse: Option<Array4<f64>>,
+}
+
 /// The answer of a backend, or why it declines. Any other error fails the test.
-pub(crate) fn run(backend: Backend, case: &Case, inputs: &Inputs) -> Result<Array4<f64>, Unsupported> {
+pub(crate) fn run(backend: Backend, case: &Case, inputs: &Inputs) -> Result<Answer, Unsupported> {
     backend.supports(&case.problem, case.dtype)?;
     Ok(answer(backend, case, inputs))
 }
 
 #[cfg(feature = "torch")]
-fn answer(backend: Backend, case: &Case, inputs: &Inputs) -> Array4<f64> {
-    let [q, k, v] = [&inputs.q, &inputs.k, &inputs.v].map(|array| torch::tensor(array, torch::kind(case.dtype)));
-    let output = backend.forward(&case.problem, &q, &k, &v);
-    let output = output.unwrap_or_else(|error| panic!("{} on {}: {error}", backend.name(), case.describe()));
+fn answer(backend: Backend, case: &Case, inputs: &Inputs) -> Answer {
+    let [q, k, v] = torch::qkv(case, inputs);
+    let failed = |error| -> ! { panic!("{} on {}: {error}", backend.name(), case.describe()) };
+    let output = backend.forward(&case.problem, &q, &k, &v).unwrap_or_else(|error| failed(error));
     assert_eq!(output.kind(), q.kind(), "{}", case.describe());
-    torch::array(&output)
+    let lse = torch::granted(backend.attend(&case.problem, &q, &k, &v), attention::Feature::LogSumExp);
+    let lse = lse.unwrap_or_else(|error| failed(error)).map(|attended| {
+        assert!(attended.output.equal(&output), "two outputs of {} on {}", backend.name(), case.describe());
+        torch::array(&attended.lse.unsqueeze(3))
+    });
+    Answer { output: torch::array(&output), lse }
 }
 
 /// Without libtorch the reference is the only backend; its answer is rounded as a tensor's would be.
 #[cfg(not(feature = "torch"))]
-fn answer(_backend: Backend, case: &Case, inputs: &Inputs) -> Array4<f64> {
+fn answer(_backend: Backend, case: &Case, inputs: &Inputs) -> Answer {
     let (q, k, v) = (inputs.q.view(), inputs.k.view(), inputs.v.view());
     let exact = attention::reference::forward(&case.problem, q, k, v).expect("inputs of the case").output;
-    exact.mapv(|x| f64::from(super::plain::Rounding(case.dtype).round(x as f32)))
+    let output = exact.mapv(|x| f64::from(super::plain::Rounding(case.dtype).round(x as f32)));
+    Answer { output, lse: None }
 }
 
 /// Arrays to tensors and back.
 #[cfg(feature = "torch")]
 pub(crate) mod torch {
-    use attention::DType;
+    use attention::{AttnError, Backend, DType, Feature};
     use ndarray::Array4;
     use tch::{Kind, Tensor};
+
+    use super::{Case, Inputs};
 
     pub(crate) fn kind(dtype: DType) -> Kind {
         match dtype {
@@ -54,5 +69,33 @@ pub(crate) mod torch {
         let dims: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
         let values = Vec::<f64>::try_from(tensor.detach().to_kind(Kind::Double).contiguous().view(-1)).unwrap();
         Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], values).unwrap()
+    }
+
+    /// The inputs of a case in its type.
+    pub(crate) fn qkv(case: &Case, inputs: &Inputs) -> [Tensor; 3] {
+        [&inputs.q, &inputs.k, &inputs.v].map(|array| tensor(array, kind(case.dtype)))
+    }
+
+    /// An answer; none where the backend lacks just this feature.
+    pub(crate) fn granted<T>(answer: Result<T, AttnError>, feature: Feature) -> Result<Option<T>, AttnError> {
+        match answer {
+            Err(AttnError::Unsupported(refusal)) if refusal.feature == feature => Ok(None),
+            answer => answer.map(Some),
+        }
+    }
+
+    /// Gradients by q, k and v of `sum(output * grad_output)` by libtorch's graph; none where the backend has none.
+    pub(crate) fn gradients(backend: Backend, case: &Case, inputs: &Inputs) -> Option<[Tensor; 3]> {
+        let [q, k, v] = torch_leaves(case, inputs);
+        let output = granted(backend.forward(&case.problem, &q, &k, &v), Feature::Gradients);
+        let output = output.unwrap_or_else(|error| panic!("{} on {}: {error}", backend.name(), case.describe()))?;
+        let grad_output = tensor(&inputs.grad_output, kind(case.dtype));
+        torch_ext::autograd::backward(&[&output], &[Some(&grad_output)])
+            .unwrap_or_else(|error| panic!("backward of {} on {}: {error}", backend.name(), case.describe()));
+        Some([q, k, v].map(|leaf| leaf.grad()))
+    }
+
+    fn torch_leaves(case: &Case, inputs: &Inputs) -> [Tensor; 3] {
+        qkv(case, inputs).map(|tensor| tensor.set_requires_grad(true))
     }
 }
