@@ -10,7 +10,7 @@ use cudarc::driver::{result, sys};
 use super::arch::{Arch, Capability};
 use super::compile::KernelSource;
 use super::error::CudaError;
-use super::launch::{Kernel, Module};
+use super::launch::{Kernel, Module, current_stream};
 use super::load::last_loader_error;
 
 /// A device that kernels of ours run on. Its context is the primary one, which libtorch uses as well, so that pointers and
@@ -131,6 +131,15 @@ impl Device {
     #[must_use]
     pub fn shared_bytes(&self) -> u32 {
         self.shared_bytes
+    }
+
+    /// What identifies the stream that libtorch uses on this device now, on this thread: equal for equal streams.
+    ///
+    /// # Errors
+    ///
+    /// [`CudaError::Stream`].
+    pub fn current_stream(&self) -> Result<usize, CudaError> {
+        current_stream(self.ordinal).map(|stream| stream as usize)
     }
 
     /// The function of this name in a source, compiled (or taken from the cache), loaded once and remembered by `label`,

@@ -115,7 +115,7 @@ impl Kernel {
 }
 
 /// The stream that libtorch puts its own work on, on this thread.
-fn current_stream(ordinal: usize) -> Result<sys::CUstream, CudaError> {
+pub(super) fn current_stream(ordinal: usize) -> Result<sys::CUstream, CudaError> {
     let number = c_int::try_from(ordinal).map_err(|_| CudaError::Stream { reason: format!("no device {ordinal}") })?;
     let mut stream: *mut c_void = ptr::null_mut();
     // SAFETY: the place for one pointer.

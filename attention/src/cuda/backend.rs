@@ -1,0 +1,243 @@
+//! The backend `cuda`.
+
+use tch::{Device, Kind, Tensor};
+use torch_ext::cuda::{self, CudaError, Launch};
+
+use super::constants::constant;
+use super::kernels::{Pass, Scores, Spec, padded_head_dim};
+use super::params::{Params, Strides, documents, slopes};
+use super::ready::ready;
+use crate::backend::{Attended, AttentionBackend, Gradients};
+use crate::error::{AttnError, DType, Feature, Unsupported};
+use crate::problem::AttnProblem;
+use crate::shape::signed;
+use crate::tensors::dtype_of;
+
+/// Its name.
+const NAME: &str = "cuda";
+/// Blocks that a launch may have along y or z.
+const MOST_BLOCKS: usize = 65_535;
+/// Kernels read rows in pieces of as many bytes.
+const PIECE_BYTES: i64 = 16;
+
+/// The backend `cuda`: kernels of our own on CUDA tensors, differentiable. Its backward gives the same bits every time.
+#[derive(Debug, Clone, Copy)]
+pub struct Cuda;
+
+impl AttentionBackend for Cuda {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
+        let state = cuda::state();
+        if !state.is_available() {
+            return Err(declined(Feature::Device(format!("this machine, which has no CUDA device: {state}"))));
+        }
+        fits(problem, dtype).map_err(declined)
+    }
+
+    fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
+        crate::autograd::differentiable(&Self, problem, q, k, v)
+    }
+
+    fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
+        let job = Job::new(problem, q)?;
+        let [q, k, v] = [job.readable(q)?, job.readable(k)?, job.readable(v)?];
+        let shape = problem.shape();
+        let output = job.empty(&shape.query_dims(), q.kind())?;
+        let lse = job.empty(&[shape.batch, shape.query_heads, shape.query_len], Kind::Float)?;
+        let params = Params {
+            output: address(&output),
+            output_strides: strides(&output)?,
+            lse: address(&lse),
+            ..job.inputs(&q, &k, &v)?
+        };
+        job.run(Pass::Forward, &params)?;
+        Ok(Attended { output, lse })
+    }
+
+    fn backward(
+        &self,
+        problem: &AttnProblem,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        attended: &Attended,
+        grad_output: &Tensor,
+    ) -> Result<Gradients, AttnError> {
+        let job = Job::new(problem, q)?;
+        let [q, k, v] = [job.readable(q)?, job.readable(k)?, job.readable(v)?];
+        let [output, grad_output] = [job.readable(&attended.output)?, job.readable(grad_output)?];
+        let lse = attended.lse.f_contiguous().map_err(|source| job.torch(source))?;
+        let shape = problem.shape();
+        let [dq, dk, dv] =
+            [shape.query_dims(), shape.key_dims(), shape.key_dims()].map(|dims| job.empty(&dims, q.kind()));
+        let (dq, dk, dv) = (dq?, dk?, dv?);
+        let inputs = job.inputs(&q, &k, &v)?;
+        let padded = usize::try_from(inputs.padded_query_len).unwrap_or(shape.query_len);
+        let row_dims = [shape.batch, shape.query_heads, padded];
+        let (delta, lse_log2) = (job.empty(&row_dims, Kind::Float)?, job.empty(&row_dims, Kind::Float)?);
+        let params = Params {
+            output: address(&output),
+            output_strides: strides(&output)?,
+            lse: address(&lse),
+            grad_output: address(&grad_output),
+            grad_output_strides: strides(&grad_output)?,
+            dq: address(&dq),
+            dq_strides: strides(&dq)?,
+            dk: address(&dk),
+            dk_strides: strides(&dk)?,
+            dv: address(&dv),
+            dv_strides: strides(&dv)?,
+            delta: address(&delta),
+            lse_log2: address(&lse_log2),
+            ..inputs
+        };
+        for pass in [Pass::Prepare, Pass::Keys, Pass::Queries] {
+            job.run(pass, &params)?;
+        }
+        Ok(Gradients { dq, dk, dv })
+    }
+}
+
+fn declined(feature: Feature) -> Unsupported {
+    Unsupported { backend: NAME, feature }
+}
+
+/// Whether there are kernels for a problem, wherever they would run.
+fn fits(problem: &AttnProblem, dtype: DType) -> Result<(), Feature> {
+    let shape = problem.shape();
+    if !matches!(dtype, DType::BF16 | DType::F16) {
+        return Err(Feature::DType(dtype));
+    }
+    if padded_head_dim(shape.head_dim).is_none() {
+        return Err(Feature::HeadDim(shape.head_dim));
+    }
+    if Params::of(problem).is_none() {
+        return Err(Feature::Other(format!("lengths such as those of {shape}")));
+    }
+    // The kernel of the keys may put two blocks of a sequence along z.
+    if shape.query_heads > MOST_BLOCKS || shape.batch > MOST_BLOCKS / 2 {
+        return Err(Feature::Other(format!("as many heads or sequences as {shape}")));
+    }
+    Ok(())
+}
+
+/// The kernels of a problem: forward, then the three of the backward.
+pub(super) fn specs(problem: &AttnProblem, dtype: DType) -> Option<[Spec; 4]> {
+    let head_dim = padded_head_dim(problem.shape().head_dim)?;
+    let spec = |pass| {
+        let scores = if pass == Pass::Prepare { Scores::Plain } else { Scores::of(problem) };
+        Spec { pass, dtype, head_dim, scores }
+    };
+    Some([Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries].map(spec))
+}
+
+/// One problem on one device.
+struct Job<'a> {
+    problem: &'a AttnProblem,
+    dtype: DType,
+    device: Device,
+    on: &'static cuda::Device,
+}
+
+impl<'a> Job<'a> {
+    /// For checked tensors; refuses those that lie elsewhere.
+    fn new(problem: &'a AttnProblem, q: &Tensor) -> Result<Self, AttnError> {
+        let device = q.device();
+        let Device::Cuda(ordinal) = device else {
+            let name = if device == Device::Cpu { "cpu".to_owned() } else { format!("{device:?}") };
+            return Err(declined(Feature::Device(name)).into());
+        };
+        let dtype = dtype_of(q.kind()).ok_or(AttnError::NotAFloat { kind: q.kind() })?;
+        fits(problem, dtype).map_err(declined)?;
+        let on = cuda::Device::get(ordinal).map_err(|source| failed(problem, source))?;
+        Ok(Self { problem, dtype, device, on })
+    }
+
+    /// A tensor as the kernels read it: itself, or a copy where rows are not in one piece or begin askew.
+    fn readable(&self, tensor: &Tensor) -> Result<Tensor, AttnError> {
+        // An expanded or lazily negated tensor must not reach a kernel by its address alone.
+        let plain = tensor.detach();
+        if is_readable(&plain) { Ok(plain) } else { plain.f_contiguous().map_err(|source| self.torch(source)) }
+    }
+
+    fn empty(&self, dims: &[usize], kind: Kind) -> Result<Tensor, AttnError> {
+        let dims: Vec<i64> = dims.iter().copied().map(signed).collect();
+        Tensor::f_empty(dims, (kind, self.device)).map_err(|source| self.torch(source))
+    }
+
+    /// What every kernel is told: the problem, q, k and v, and the tables that mask and ALiBi need on the device.
+    fn inputs(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Params, AttnError> {
+        let lengths = || declined(Feature::Other(format!("lengths such as those of {}", self.problem.shape())));
+        let mut params = Params::of(self.problem).ok_or_else(lengths)?;
+        (params.q, params.k, params.v) = (address(q), address(k), address(v));
+        (params.q_strides, params.k_strides, params.v_strides) = (strides(q)?, strides(k)?, strides(v)?);
+        if let Some(slopes) = slopes(self.problem) {
+            params.slopes = self.constant(&slopes)?;
+        }
+        if let Some((starts, offsets)) = documents(self.problem) {
+            params.starts = self.constant(&starts)?;
+            params.start_offsets = self.constant(&offsets)?;
+        }
+        Ok(params)
+    }
+
+    fn constant<T: tch::kind::Element>(&self, values: &[T]) -> Result<u64, AttnError> {
+        let stream = self.on.current_stream().map_err(|source| failed(self.problem, source))?;
+        constant(values, self.device, stream).map(|tensor| address(&tensor)).map_err(|source| self.torch(source))
+    }
+
+    /// Puts one kernel on the stream.
+    fn run(&self, pass: Pass, params: &Params) -> Result<(), AttnError> {
+        let none = || declined(Feature::HeadDim(self.problem.shape().head_dim));
+        let specs = specs(self.problem, self.dtype).ok_or_else(none)?;
+        let spec = specs.into_iter().find(|spec| spec.pass == pass).ok_or_else(none)?;
+        let (kernel, code) = ready(self.on, spec).map_err(|source| failed(self.problem, source))?.ok_or_else(none)?;
+        let shared_bytes = u32::try_from(kernel.shared_bytes).unwrap_or(u32::MAX);
+        let launch = Launch { grid: kernel.grid(params), block: [kernel.threads(), 1, 1], shared_bytes };
+        // SAFETY: the function takes `Params`, whose layout a test compares with the text of the kernels. Its addresses
+        // are of tensors on this device of the shapes, types and strides that it is told, and allocated on the current
+        // stream; those that go out of scope after this are not used again before what is on the stream has run.
+        unsafe { code.launch(&launch, params) }.map_err(|source| failed(self.problem, source))
+    }
+
+    fn torch(&self, source: tch::TchError) -> AttnError {
+        AttnError::Torch { shape: *self.problem.shape(), source }
+    }
+}
+
+fn failed(problem: &AttnProblem, source: CudaError) -> AttnError {
+    AttnError::Cuda { shape: *problem.shape(), source }
+}
+
+/// Whether rows lie in one piece and every row begins where a piece may.
+fn is_readable(tensor: &Tensor) -> bool {
+    let element = tensor.kind().elt_size_in_bytes() as i64;
+    let (dims, strides) = (tensor.size(), tensor.stride());
+    let Some((last, others)) = strides.split_last() else { return false };
+    let aligned = |(dim, stride): (&i64, &i64)| *dim == 1 || (stride * element) % PIECE_BYTES == 0;
+    *last == 1
+        && dims.iter().zip(others).all(aligned)
+        && address(tensor).is_multiple_of(PIECE_BYTES.unsigned_abs())
+        && !tensor.is_neg()
+}
+
+/// Where a tensor's elements begin on its device.
+fn address(tensor: &Tensor) -> u64 {
+    tensor.data_ptr() as u64
+}
+
+/// The steps of a tensor of four dimensions whose rows lie in one piece.
+fn strides(tensor: &Tensor) -> Result<Strides, AttnError> {
+    match tensor.stride()[..] {
+        [batch, head, row, _] => Ok(Strides { batch, head, row }),
+        // Every caller passes tensors that were checked or made with four dimensions.
+        _ => Err(declined(Feature::Other(format!("tensors of {} dimensions", tensor.dim()))).into()),
+    }
+}
+
+#[cfg(test)]
+#[path = "backend_tests.rs"]
+mod tests;
