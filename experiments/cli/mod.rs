@@ -7,6 +7,7 @@ mod export;
 mod fetch;
 mod generate;
 mod inspect;
+mod kernels;
 mod options;
 mod output;
 pub use output::print;
@@ -58,6 +59,8 @@ enum Command {
     Report(report::Report),
     /// Measure speed
     Bench(bench::Bench),
+    /// Compile the CUDA kernels and judge them; needs no device
+    Kernels(kernels::Kernels),
 }
 
 /// Parses the command line, runs it, and turns a failure into a sentence on standard error and an exit code.
@@ -91,5 +94,6 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Run(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Bench(command) => command.run(),
+        Command::Kernels(command) => command.run(),
     }
 }
