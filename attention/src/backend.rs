@@ -11,7 +11,7 @@ use crate::error::Feature;
 use crate::error::{AttnError, DType, Unsupported};
 use crate::problem::AttnProblem;
 #[cfg(feature = "torch")]
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 /// Something that computes attention.
 pub trait AttentionBackend: Sync {
@@ -24,6 +24,13 @@ pub trait AttentionBackend: Sync {
     ///
     /// [`Unsupported`], naming what it lacks.
     fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported>;
+
+    /// Whether it takes tensors on a device; every device by default.
+    #[cfg(feature = "torch")]
+    fn runs_on(&self, device: Device) -> bool {
+        let _ = device;
+        true
+    }
 
     /// The output `[batch, query_heads, query_len, head_dim]` in the type and on the device of `q`, for tensors that
     /// [`Backend::forward`] has checked against the problem. Differentiable where gradients are tracked and an input
@@ -92,6 +99,8 @@ pub struct Gradients {
 /// Every backend of this build, fastest first.
 static REGISTRY: &[&dyn AttentionBackend] = &[
     #[cfg(feature = "torch")]
+    &crate::cuda::Cuda,
+    #[cfg(feature = "torch")]
     &crate::libtorch::LibTorch,
     &Reference,
 ];
@@ -137,12 +146,22 @@ impl AttentionBackend for Reference {
 pub struct Backend(&'static dyn AttentionBackend);
 
 impl Backend {
-    /// The backend of this name.
+    /// One that may be of no name.
+    #[cfg(feature = "torch")]
+    pub(crate) fn of(backend: &'static dyn AttentionBackend) -> Self {
+        Self(backend)
+    }
+
+    /// The backend of this name; `auto` is [`Backend::auto`].
     ///
     /// # Errors
     ///
     /// [`AttnError::UnknownBackend`], which lists the names that this build has.
     pub fn from_name(name: &str) -> Result<Self, AttnError> {
+        #[cfg(feature = "torch")]
+        if name == crate::choice::AUTO {
+            return Ok(Self::auto());
+        }
         let found = Self::all().find(|backend| backend.name() == name);
         found.ok_or_else(|| AttnError::UnknownBackend { name: name.to_owned(), known: Self::names() })
     }
@@ -184,9 +203,26 @@ impl Backend {
     /// not fit the problem; [`AttnError::Unsupported`] when the backend declines; [`AttnError::Torch`] when libtorch fails.
     #[cfg(feature = "torch")]
     pub fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
-        let dtype = crate::tensors::check(problem, q, k, v)?;
-        self.supports(problem, dtype)?;
+        self.check(problem, q, k, v)?;
         self.0.forward(problem, q, k, v)
+    }
+
+    /// Whether it takes tensors on a device.
+    #[cfg(feature = "torch")]
+    #[must_use]
+    pub fn runs_on(&self, device: Device) -> bool {
+        self.0.runs_on(device)
+    }
+
+    /// That the tensors fit the problem, and both the backend.
+    #[cfg(feature = "torch")]
+    fn check(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(), AttnError> {
+        let dtype = crate::tensors::check(problem, q, k, v)?;
+        if !self.runs_on(q.device()) {
+            let device = format!("{:?}", q.device()).to_lowercase();
+            return Err(Unsupported { backend: self.name(), feature: Feature::Device(device) }.into());
+        }
+        Ok(self.supports(problem, dtype)?)
     }
 
     /// Output and log-sum-exp of tensors as [`Backend::forward`] takes them; nothing is recorded for gradients.
@@ -196,8 +232,7 @@ impl Backend {
     /// As [`Backend::forward`]; [`AttnError::Unsupported`] with [`Feature::LogSumExp`] when the backend keeps it to itself.
     #[cfg(feature = "torch")]
     pub fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
-        let dtype = crate::tensors::check(problem, q, k, v)?;
-        self.supports(problem, dtype)?;
+        self.check(problem, q, k, v)?;
         tch::no_grad(|| self.0.attend(problem, q, k, v))
     }
 
@@ -217,8 +252,7 @@ impl Backend {
         attended: &Attended,
         grad_output: &Tensor,
     ) -> Result<Gradients, AttnError> {
-        let dtype = crate::tensors::check(problem, q, k, v)?;
-        self.supports(problem, dtype)?;
+        self.check(problem, q, k, v)?;
         crate::tensors::check_attended(problem, q, attended, grad_output)?;
         tch::no_grad(|| self.0.backward(problem, q, k, v, attended, grad_output))
     }

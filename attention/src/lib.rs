@@ -25,6 +25,8 @@
 pub mod autograd;
 mod backend;
 mod bias;
+#[cfg(feature = "torch")]
+mod choice;
 pub mod cuda;
 #[cfg(feature = "torch")]
 mod dense;
@@ -43,6 +45,8 @@ pub mod workload;
 #[cfg(feature = "torch")]
 pub use backend::{Attended, Gradients};
 pub use backend::{AttentionBackend, Backend};
+#[cfg(feature = "torch")]
+pub use choice::{AUTO, Choice};
 pub use bias::{Alibi, AlibiError};
 pub use error::{AttnError, DType, Feature, Unsupported};
 #[cfg(feature = "torch")]

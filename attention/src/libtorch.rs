@@ -10,11 +10,13 @@
 //! Dense biases stay float32 on the CPU, whatever the type of q. libtorch's CUDA kernels want the type of q instead: there
 //! a bfloat16 model gets ALiBi rounded to bfloat16, which is coarse beyond some hundred positions.
 
+use std::fmt;
+
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::backend::AttentionBackend;
+use crate::backend::{Attended, AttentionBackend};
 use crate::dense::Dense;
-use crate::error::{AttnError, DType, Unsupported};
+use crate::error::{AttnError, DType, Feature, Unsupported};
 use crate::mask::{Mask, Tile};
 use crate::problem::AttnProblem;
 use crate::shape::signed;
@@ -77,10 +79,35 @@ impl AttentionBackend for LibTorch {
 
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
         let answer = match Way::of(problem) {
-            Way::Products => by_products(problem, q, k, v),
+            Way::Products => by_products(problem, q, k, v).map(|attended| attended.output),
             way => Asked::new(problem, way, q).and_then(|asked| asked.forward(problem, q, k, v)),
         };
         answer.map_err(|source| AttnError::Torch { shape: *problem.shape(), source })
+    }
+
+    fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
+        let (way, kernel) = (Way::of(problem), self.kernel(problem, q, k, v)?);
+        let attended = match kernel {
+            LibTorchKernel::Products => by_products(problem, q, k, v),
+            LibTorchKernel::Flash if q.device() == Device::Cpu => {
+                Asked::new(problem, way, q).and_then(|asked| asked.attend(problem, q, k, v))
+            }
+            _ => return Err(Unsupported { backend: self.name(), feature: Feature::LogSumExp }.into()),
+        };
+        attended.map_err(|source| AttnError::Torch { shape: *problem.shape(), source })
+    }
+}
+
+impl fmt::Display for LibTorchKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Math => f.write_str("matrix products and a softmax"),
+            Self::Flash => f.write_str("flash"),
+            Self::Efficient => f.write_str("memory-efficient"),
+            Self::CuDnn => f.write_str("cuDNN"),
+            Self::Products => f.write_str("matrix products and a softmax, with a soft cap"),
+            Self::Other(number) => write!(f, "number {number}"),
+        }
     }
 }
 
@@ -136,6 +163,15 @@ impl Asked {
         blanked(output, self.dense.sighted.as_ref())
     }
 
+    /// By the tiled kernel of the CPU, which also tells the log-sum-exp.
+    fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, TchError> {
+        let (bias, scale) = (self.dense.bias.as_ref(), problem.scale());
+        let (output, lse) =
+            Tensor::f_internal_scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, self.is_causal, bias, scale)?;
+        let sighted = self.dense.sighted.as_ref();
+        Ok(Attended { output: blanked(output, sighted)?, lse: blind(lse, sighted)? })
+    }
+
     fn choice(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<i64, TchError> {
         let (bias, scale) = (self.dense.bias.as_ref(), problem.scale());
         Tensor::f_internal_fused_sdp_choice(q, k, v, bias, 0.0, self.is_causal, scale, self.enable_gqa)
@@ -159,8 +195,16 @@ fn blanked(output: Tensor, sighted: Option<&Tensor>) -> Result<Tensor, TchError>
     }
 }
 
+/// `-inf` where a query sees nothing, in a log-sum-exp `[batch, query_heads, query_len]`.
+fn blind(lse: Tensor, sighted: Option<&Tensor>) -> Result<Tensor, TchError> {
+    match sighted {
+        Some(sighted) => lse.f_masked_fill(&sighted.f_squeeze_dim(3)?.f_logical_not()?, f64::NEG_INFINITY),
+        None => Ok(lse),
+    }
+}
+
 /// The equations of [`AttnProblem`] one by one, in float32 at least; holds all scores at once.
-fn by_products(problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TchError> {
+fn by_products(problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, TchError> {
     let work = if q.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let dense = Dense::of(problem, q.device(), work)?;
     let group = signed(problem.shape().group());
@@ -176,5 +220,7 @@ fn by_products(problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Res
         None => scores,
     };
     let output = scores.f_softmax(-1, work)?.f_matmul(&v_all)?; // [batch, query_heads, query_len, head_dim]
-    blanked(output, dense.sighted.as_ref())?.f_to_kind(q.kind())
+    let sighted = dense.sighted.as_ref();
+    let lse = tch::no_grad(|| blind(scores.f_logsumexp([-1], false)?, sighted))?;
+    Ok(Attended { output: blanked(output, sighted)?.f_to_kind(q.kind())?, lse })
 }

@@ -10,7 +10,7 @@ use crate::support::cases::{Case, Inputs, table};
 use crate::support::plain::Rounding;
 use crate::support::plain::backward::{Bug, backward};
 use crate::support::random::Random;
-use crate::support::runners::torch::{array, gradients, kind, qkv, tensor};
+use crate::support::runners::torch::{array, device, gradients, kind, qkv, tensor};
 
 /// Cases with more multiplications than this are left out: the reference behind them would take minutes.
 const MOST_WORK: usize = 40_000_000;
@@ -24,14 +24,14 @@ fn small_cases(most: usize) -> Vec<Case> {
 }
 
 /// Exact gradients, plain ones, and the size of what cancels in each.
-struct Truth {
+pub(crate) struct Truth {
     exact: [Array4<f64>; 3],
     plain: [Array4<f64>; 3],
     cancelling: [f64; 3],
 }
 
 impl Truth {
-    fn of(case: &Case, i: &Inputs) -> Self {
+    pub(crate) fn of(case: &Case, i: &Inputs) -> Self {
         let problem = &case.problem;
         let grads = reference::backward(problem, i.q.view(), i.k.view(), i.v.view(), i.grad_output.view()).unwrap();
         // One term of the gradients by q, k and v whose sum may cancel: `scale |do_i . v_j| |k_j|` and its like.
@@ -46,7 +46,7 @@ impl Truth {
     }
 
     /// Largest part of the budget that these gradients use, and where.
-    fn judge(&self, dtype: DType, got: &[Array4<f64>; 3]) -> Result<(f64, String), String> {
+    pub(crate) fn judge(&self, dtype: DType, got: &[Array4<f64>; 3]) -> Result<(f64, String), String> {
         let mut tightest = (0.0, String::new());
         for (index, name) in NAMES.iter().enumerate() {
             let budget = Budget::backward(dtype, self.cancelling[index]);
@@ -158,13 +158,14 @@ fn objective(backend: Backend, case: &Case, [q, k, v]: &[Tensor; 3], grad_output
 /// 1e-4 of the size of a typical slope, which is `|gradient|`, since directions are standard normal.
 fn slopes_agree(backend: Backend, case: &Case, i: &Inputs, gradients: &[Array4<f64>; 3]) -> Result<(), String> {
     const STEP: f64 = 1e-2;
-    let (inputs, grad_output) = (qkv(case, i), tensor(&i.grad_output, Kind::Double));
+    let inputs = qkv(backend, case, i);
+    let grad_output = tensor(&i.grad_output, Kind::Double).to_device(inputs[0].device());
     let mut random = Random::new(77 + case.number as u64);
     for (index, name) in NAMES.iter().enumerate() {
         let direction = random.normal_array(gradients[index].dim().into());
         let at = |step: f64| {
             let mut moved = [&inputs[0], &inputs[1], &inputs[2]].map(Tensor::shallow_clone);
-            moved[index] = &moved[index] + tensor(&direction, Kind::Float) * step;
+            moved[index] = &moved[index] + tensor(&direction, Kind::Float).to_device(device(backend)) * step;
             objective(backend, case, &moved, &grad_output)
         };
         let slope = (8.0 * (at(STEP) - at(-STEP)) - (at(2.0 * STEP) - at(-2.0 * STEP))) / (12.0 * STEP);
@@ -213,7 +214,7 @@ fn every_backend_agrees_with_libtorchs_gradients() {
         for backend in Backend::all().filter(|backend| backend.supports(&case.problem, case.dtype).is_ok()) {
             let Some(ours) = gradients(backend, case, &i) else { continue };
             for (name, (a, b)) in NAMES.iter().zip(ours.iter().zip(&theirs)) {
-                let apart = (a - b).abs().max().double_value(&[]);
+                let apart = (a.to_device(b.device()) - b).abs().max().double_value(&[]);
                 let scale = 1.0 + b.abs().max().double_value(&[]);
                 assert!(apart <= 2e-5 * scale, "{} on {}, by {name}: {apart:e}", backend.name(), case.describe());
             }

@@ -119,7 +119,7 @@ mod torch {
         let mut seen: Vec<LibTorchKernel> = Vec::new();
         for case in table() {
             let i = case.inputs();
-            let [q, k, v] = qkv(&case, &i);
+            let [q, k, v] = qkv(Backend::from_name("libtorch").unwrap(), &case, &i);
             let kernel = LibTorch.kernel(&case.problem, &q, &k, &v).unwrap();
             println!("{kernel:?}: {}", case.describe());
             assert_eq!(kernel == LibTorchKernel::Products, case.problem.soft_cap().is_some());

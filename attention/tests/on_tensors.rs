@@ -21,10 +21,24 @@ fn tensors() -> [Tensor; 3] {
     [normal([2, 4, 5, 8]), normal([2, 2, 9, 8]), normal([2, 2, 9, 8])]
 }
 
+/// Backends that take tensors in main memory.
+fn on_cpu() -> impl Iterator<Item = Backend> {
+    Backend::all().filter(|backend| backend.runs_on(Device::Cpu))
+}
+
+#[test]
+fn a_device_that_is_not_a_backends_is_named() {
+    for backend in Backend::all().filter(|backend| !backend.runs_on(Device::Cpu)) {
+        let [q, k, v] = tensors().map(|t| t.to_kind(Kind::BFloat16));
+        let error = backend.forward(&problem(), &q, &k, &v).unwrap_err();
+        assert!(matches!(&error, AttnError::Unsupported(u) if matches!(u.feature, Feature::Device(_))), "{error}");
+    }
+}
+
 #[test]
 fn tensors_that_do_not_fit_are_named_with_what_came() {
     let [q, k, v] = tensors();
-    for backend in Backend::all() {
+    for backend in on_cpu() {
         let message =
             |q: &Tensor, k: &Tensor, v: &Tensor| backend.forward(&problem(), q, k, v).unwrap_err().to_string();
         let short = message(&q, &k.narrow(2, 0, 8), &v);
@@ -43,7 +57,7 @@ fn strides_do_not_matter() {
     let swapped = [&q, &k, &v].map(|t| t.transpose(1, 2).contiguous().transpose(1, 2));
     let [qs, ks, vs] = &swapped;
     assert!(!qs.is_contiguous());
-    for backend in Backend::all() {
+    for backend in on_cpu() {
         let plain = backend.forward(&problem(), &q, &k, &v).unwrap();
         let strided = backend.forward(&problem(), qs, ks, vs).unwrap();
         assert!(plain.allclose(&strided, 1e-6, 1e-6, false), "{}", backend.name());
@@ -53,7 +67,7 @@ fn strides_do_not_matter() {
 #[test]
 fn log_sum_exp_and_gradients_are_given_or_refused_by_name() {
     let [q, k, v] = tensors();
-    for backend in Backend::all() {
+    for backend in on_cpu() {
         match backend.attend(&problem(), &q, &k, &v) {
             Ok(attended) => {
                 assert_eq!((attended.lse.size(), attended.lse.kind()), (vec![2, 4, 5], Kind::Float));
@@ -109,7 +123,7 @@ fn an_input_that_changed_since_the_forward_is_an_error_of_the_backward() {
     let [q, k, v] = tensors();
     let q = q.set_requires_grad(true);
     let mut k = k * 1.0;
-    for backend in Backend::all() {
+    for backend in on_cpu() {
         let Ok(output) = backend.forward(&problem(), &q, &k, &v) else { continue };
         let _ = k.g_add_scalar_(1.0);
         let error = output.sum(Kind::Float).f_backward().unwrap_err().to_string();
@@ -120,10 +134,10 @@ fn an_input_that_changed_since_the_forward_is_an_error_of_the_backward() {
 /// Output, and gradients where there are any, of everything that a backend gives, one after the other.
 fn everything(backend: Backend, case: &Case) -> Vec<Tensor> {
     let i = case.inputs();
-    let [q, k, v] = qkv(case, &i);
+    let [q, k, v] = qkv(backend, case, &i);
     let mut all = vec![tch::no_grad(|| backend.forward(&case.problem, &q, &k, &v)).unwrap()];
     if let Some(attended) = granted(backend.attend(&case.problem, &q, &k, &v), Feature::LogSumExp).unwrap() {
-        let grad_output = tensor(&i.grad_output, q.kind());
+        let grad_output = tensor(&i.grad_output, q.kind()).to_device(q.device());
         let grads = backend.backward(&case.problem, &q, &k, &v, &attended, &grad_output);
         if let Some(Gradients { dq, dk, dv }) = granted(grads, Feature::Gradients).unwrap() {
             all.extend([dq, dk, dv]);

@@ -20,7 +20,7 @@ pub(crate) fn run(backend: Backend, case: &Case, inputs: &Inputs) -> Result<Answ
 
 #[cfg(feature = "torch")]
 fn answer(backend: Backend, case: &Case, inputs: &Inputs) -> Answer {
-    let [q, k, v] = torch::qkv(case, inputs);
+    let [q, k, v] = torch::qkv(backend, case, inputs);
     let failed = |error| -> ! { panic!("{} on {}: {error}", backend.name(), case.describe()) };
     let output = backend.forward(&case.problem, &q, &k, &v).unwrap_or_else(|error| failed(error));
     assert_eq!(output.kind(), q.kind(), "{}", case.describe());
@@ -46,7 +46,7 @@ fn answer(_backend: Backend, case: &Case, inputs: &Inputs) -> Answer {
 pub(crate) mod torch {
     use attention::{AttnError, Backend, DType, Feature};
     use ndarray::Array4;
-    use tch::{Kind, Tensor};
+    use tch::{Device, Kind, Tensor};
 
     use super::{Case, Inputs};
 
@@ -67,13 +67,21 @@ pub(crate) mod torch {
 
     pub(crate) fn array(tensor: &Tensor) -> Array4<f64> {
         let dims: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
-        let values = Vec::<f64>::try_from(tensor.detach().to_kind(Kind::Double).contiguous().view(-1)).unwrap();
+        let values =
+            Vec::<f64>::try_from(tensor.detach().to_device(Device::Cpu).to_kind(Kind::Double).contiguous().view(-1))
+                .unwrap();
         Array4::from_shape_vec([dims[0], dims[1], dims[2], dims[3]], values).unwrap()
     }
 
-    /// The inputs of a case in its type.
-    pub(crate) fn qkv(case: &Case, inputs: &Inputs) -> [Tensor; 3] {
-        [&inputs.q, &inputs.k, &inputs.v].map(|array| tensor(array, kind(case.dtype)))
+    /// Where a backend is tested: in main memory if it can.
+    pub(crate) fn device(backend: Backend) -> Device {
+        if backend.runs_on(Device::Cpu) { Device::Cpu } else { Device::Cuda(0) }
+    }
+
+    /// The inputs of a case in its type, where the backend wants them.
+    pub(crate) fn qkv(backend: Backend, case: &Case, inputs: &Inputs) -> [Tensor; 3] {
+        let place = |array| tensor(array, kind(case.dtype)).to_device(device(backend));
+        [&inputs.q, &inputs.k, &inputs.v].map(place)
     }
 
     /// An answer; none where the backend lacks just this feature.
@@ -86,16 +94,12 @@ pub(crate) mod torch {
 
     /// Gradients by q, k and v of `sum(output * grad_output)` by libtorch's graph; none where the backend has none.
     pub(crate) fn gradients(backend: Backend, case: &Case, inputs: &Inputs) -> Option<[Tensor; 3]> {
-        let [q, k, v] = torch_leaves(case, inputs);
+        let [q, k, v] = qkv(backend, case, inputs).map(|tensor| tensor.set_requires_grad(true));
         let output = granted(backend.forward(&case.problem, &q, &k, &v), Feature::Gradients);
         let output = output.unwrap_or_else(|error| panic!("{} on {}: {error}", backend.name(), case.describe()))?;
-        let grad_output = tensor(&inputs.grad_output, kind(case.dtype));
+        let grad_output = tensor(&inputs.grad_output, kind(case.dtype)).to_device(q.device());
         torch_ext::autograd::backward(&[&output], &[Some(&grad_output)])
             .unwrap_or_else(|error| panic!("backward of {} on {}: {error}", backend.name(), case.describe()));
         Some([q, k, v].map(|leaf| leaf.grad()))
-    }
-
-    fn torch_leaves(case: &Case, inputs: &Inputs) -> [Tensor; 3] {
-        qkv(case, inputs).map(|tensor| tensor.set_requires_grad(true))
     }
 }
