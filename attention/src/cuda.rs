@@ -18,7 +18,7 @@ mod manifest;
 mod ready;
 
 #[cfg(feature = "torch")]
-pub use backend::Cuda;
+pub use backend::{Cuda, kernels_of};
 #[cfg(feature = "torch")]
 pub use manifest::{Manifest, ManifestError, Verified, manifest, verified};
 #[cfg(feature = "torch")]

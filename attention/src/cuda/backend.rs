@@ -4,7 +4,7 @@ use tch::{Device, Kind, Tensor};
 use torch_ext::cuda::{self, CudaError, Launch};
 
 use super::constants::constant;
-use super::kernels::{Pass, Scores, Spec, padded_head_dim};
+use super::kernels::{Kernel, Pass, Scores, Spec, kernel, padded_head_dim};
 use super::params::{Params, Strides, documents, slopes};
 use super::ready::ready;
 use crate::backend::{Attended, AttentionBackend, Gradients};
@@ -125,13 +125,21 @@ fn fits(problem: &AttnProblem, dtype: DType) -> Result<(), Feature> {
 }
 
 /// The kernels of a problem: forward, then the three of the backward.
-pub(super) fn specs(problem: &AttnProblem, dtype: DType) -> Option<[Spec; 4]> {
+fn specs(problem: &AttnProblem, dtype: DType) -> Option<[Spec; 4]> {
     let head_dim = padded_head_dim(problem.shape().head_dim)?;
     let spec = |pass| {
         let scores = if pass == Pass::Prepare { Scores::Plain } else { Scores::of(problem) };
         Spec { pass, dtype, head_dim, scores }
     };
     Some([Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries].map(spec))
+}
+
+/// The kernels that answer a problem: forward, then the three of the backward. None where there are none.
+#[must_use]
+pub fn kernels_of(problem: &AttnProblem, dtype: DType) -> Option<[Kernel; 4]> {
+    fits(problem, dtype).ok()?;
+    let [forward, prepare, keys, queries] = specs(problem, dtype)?.map(kernel);
+    Some([forward?, prepare?, keys?, queries?])
 }
 
 /// One problem on one device.

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use torch_ext::cuda::{Arch, KernelSource};
 
-use super::backend::specs;
-use super::kernels::{Kernel, kernel, table};
+use super::backend::kernels_of;
+use super::kernels::{Kernel, table};
 use super::ready::source_hash;
 use crate::error::DType;
 use crate::problem::AttnProblem;
@@ -97,9 +97,10 @@ pub fn manifest() -> &'static Manifest {
 /// architecture, in the text that this build has. Only then may it be chosen without being asked for.
 #[must_use]
 pub fn verified(problem: &AttnProblem, dtype: DType, arch: Arch) -> bool {
-    let holds = |kernel: Option<Kernel>| kernel.is_some_and(|kernel| manifest().holds(&kernel.name(), arch));
+    // Most builds and machines have none, and then nothing needs to be looked up.
     !manifest().holding.is_empty()
-        && specs(problem, dtype).is_some_and(|specs| specs.into_iter().all(|spec| holds(kernel(spec))))
+        && kernels_of(problem, dtype)
+            .is_some_and(|kernels| kernels.iter().all(|kernel| manifest().holds(&kernel.name(), arch)))
 }
 
 /// Calls `work` with a kernel's source as the compiler takes it.
