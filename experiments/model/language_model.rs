@@ -8,6 +8,7 @@ use eval::{LanguageModel, ModelError, Prefix, TokenScore};
 use rope_scaling::{PositionEncoding, Precision};
 use tch::{Kind, Tensor, no_grad};
 
+use super::extrapolation::Extrapolation;
 use super::kv_cache::KvCache;
 use super::llama::{Llama, Pass};
 use super::positions::PlanTensors;
@@ -22,13 +23,28 @@ pub struct Reader<'a> {
     model: &'a Llama,
     encoding: PositionEncoding,
     precision: Precision,
+    extrapolation: Option<Extrapolation>,
     plan: RefCell<Option<PlanTensors>>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads `model` under `encoding`.
     pub fn new(model: &'a Llama, encoding: PositionEncoding, precision: Precision) -> Self {
-        Self { model, encoding, precision, plan: RefCell::new(None) }
+        Self { model, encoding, precision, extrapolation: None, plan: RefCell::new(None) }
+    }
+
+    /// With a method that decides positions inside attention.
+    ///
+    /// # Errors
+    ///
+    /// When the model has no rotary positions.
+    pub fn with_extrapolation(self, extrapolation: Option<Extrapolation>) -> Result<Self, Failure> {
+        match extrapolation {
+            Some(method) if !matches!(self.encoding, PositionEncoding::Rope { .. }) => {
+                Err(Failure::config(format!("{method} changes rotary positions, and this model has none")))
+            }
+            _ => Ok(Self { extrapolation, ..self }),
+        }
     }
 
     /// Tensors of the plan for `length`, made once per length, or once for the longest when lengths do not matter.
@@ -39,7 +55,9 @@ impl<'a> Reader<'a> {
         };
         if !self.plan.borrow().as_ref().is_some_and(fits) {
             let plan = self.encoding.plan(length, self.precision)?;
-            *self.plan.borrow_mut() = Some(PlanTensors::new(&plan, self.model.embedding.device()));
+            *self.plan.borrow_mut() = Some(
+                PlanTensors::new(&plan, self.model.embedding.device()).with_extrapolation(self.extrapolation),
+            );
         }
         match self.plan.borrow().as_ref() {
             Some(plan) => run(plan),

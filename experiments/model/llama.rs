@@ -135,25 +135,42 @@ impl Llama {
         let (batch, length, _) = x.size3()?;
         let (heads, key_heads, head_dim) = self.config.head_shape();
         let split = |t: Tensor, heads: i64| t.view([batch, length, heads, head_dim]).transpose(1, 2);
-        let q = pass.plan.rotated(&split(block.query.forward(x), heads), pass.offset); // [batch, heads, length, head_dim]
-        let k = pass.plan.rotated(&split(block.key.forward(x), key_heads), pass.offset);
+        let (q, k) = (split(block.query.forward(x), heads), split(block.key.forward(x), key_heads));
+        let (q, k) = match pass.plan.extrapolation() {
+            // [batch, heads, length, head_dim] and [batch, key_heads, length, head_dim]
+            None => (pass.plan.rotated(&q, pass.offset), pass.plan.rotated(&k, pass.offset)),
+            // Rotated inside attention, at more than one position each.
+            Some(_) => (q, k),
+        };
         let v = split(block.value.forward(x), key_heads);
         let (k, v) = match cache {
             Some(cache) => cache.appended(index, &k, &v), // [batch, key_heads, total, head_dim]
             None => (k, v),
         };
+        let mixed = self.mixed(pass, &q, &k, &v)?; // [batch, heads, length, head_dim]
+        let merged = mixed.transpose(1, 2).reshape([batch, length, heads * head_dim]);
+        Ok(block.output.forward(&merged))
+    }
+
+    /// Attention `[batch, heads, length, head_dim]` of q in that shape over k and v `[batch, key_heads, total, head_dim]`.
+    fn mixed(&self, pass: &Pass, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, Failure> {
+        if let Some(method) = pass.plan.extrapolation() {
+            if pass.mask != (Mask::Causal { offset: pass.offset }) {
+                let mask = pass.mask.name();
+                return Err(Failure::config(format!("{method} takes causal attention, not the {mask} mask")));
+            }
+            return method.attend(self.backend, pass.plan, (q, k, v), pass.offset);
+        }
+        let (batch, _, length, head_dim) = q.size4()?;
         let shape = AttnShape {
             batch: batch as usize,
             query_heads: self.config.heads,
             key_heads: self.config.key_heads,
             query_len: length as usize,
             key_len: k.size()[2] as usize,
-            head_dim: self.config.head_dim,
+            head_dim: head_dim as usize,
         };
-        let problem = pass.problem(shape)?;
-        let mixed = self.backend.forward(&problem, &q, &k, &v)?; // [batch, heads, length, head_dim]
-        let merged = mixed.transpose(1, 2).reshape([batch, length, heads * head_dim]);
-        Ok(block.output.forward(&merged))
+        Ok(self.backend.forward(&pass.problem(shape)?, q, k, v)?)
     }
 
     /// Every parameter with its checkpoint name.

@@ -1,6 +1,7 @@
 //! The LLaMA family on libtorch.
 
 mod config;
+mod extrapolation;
 mod folder;
 mod kv_cache;
 mod language_model;
@@ -11,6 +12,7 @@ mod sampler;
 pub mod weights;
 
 pub use config::ModelConfig;
+pub use extrapolation::Extrapolation;
 pub use folder::{LoadOptions, ModelFolder, read_config, write_tensors};
 pub use kv_cache::KvCache;
 pub use language_model::{Kept, Reader};

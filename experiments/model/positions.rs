@@ -3,6 +3,8 @@
 use rope_scaling::PositionPlan;
 use tch::{Device, Kind, Tensor};
 
+use super::extrapolation::Extrapolation;
+
 /// [`PositionPlan`] on a device.
 #[derive(Debug)]
 pub struct PlanTensors {
@@ -11,6 +13,7 @@ pub struct PlanTensors {
     score_factor: f64,
     length: usize,
     fingerprint: u64,
+    extrapolation: Option<Extrapolation>,
 }
 
 /// Cos and sin `[positions, rotary_dim / 2]`, attention factor included.
@@ -36,12 +39,24 @@ impl PlanTensors {
             score_factor: plan.score_factor(),
             length: plan.length(),
             fingerprint: plan.fingerprint(),
+            extrapolation: None,
         }
+    }
+
+    /// With a method that decides positions inside attention, beside the plan; un-rotated keys then go into a cache.
+    #[must_use]
+    pub fn with_extrapolation(self, extrapolation: Option<Extrapolation>) -> Self {
+        Self { extrapolation, ..self }
+    }
+
+    /// The method that decides positions inside attention, if any.
+    pub fn extrapolation(&self) -> Option<Extrapolation> {
+        self.extrapolation
     }
 
     /// Identity of what the plan does to a position; see [`PositionPlan::fingerprint`].
     pub fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        self.fingerprint ^ self.extrapolation.map_or(0, Extrapolation::fingerprint)
     }
 
     /// Positions that the plan covers.
@@ -62,9 +77,20 @@ impl PlanTensors {
     /// `x` `[batch, heads, length, head_dim]` rotated as positions `offset ..`, pairs `(i, i + rotary_dim / 2)`
     /// (Su et al. 2021, equation 34, in the half-split order of the Hugging Face checkpoints).
     pub fn rotated(&self, x: &Tensor, offset: i64) -> Tensor {
+        let length = x.size()[2];
+        self.rotated_by(x, |table| table.narrow(0, offset, length))
+    }
+
+    /// `x` `[batch, heads, length, head_dim]` rotated as `positions`, one for each of `length`, all inside the plan.
+    pub fn rotated_at(&self, x: &Tensor, positions: &[i64]) -> Tensor {
+        let rows = Tensor::from_slice(positions).to_device(x.device());
+        self.rotated_by(x, |table| table.index_select(0, &rows))
+    }
+
+    fn rotated_by(&self, x: &Tensor, rows: impl Fn(&Tensor) -> Tensor) -> Tensor {
         let Some(Rotary { cos, sin, half }) = &self.rotary else { return x.shallow_clone() };
-        let (length, head_dim) = (x.size()[2], x.size()[3]);
-        let (cos, sin) = (cos.narrow(0, offset, length), sin.narrow(0, offset, length));
+        let head_dim = x.size()[3];
+        let (cos, sin) = (rows(cos), rows(sin));
         let wide = x.to_kind(Kind::Float);
         let (first, second) = (wide.narrow(3, 0, *half), wide.narrow(3, *half, *half));
         let mut parts = vec![&first * &cos - &second * &sin, &second * &cos + &first * &sin];

@@ -45,7 +45,7 @@ impl Peer {
             Workload::Causal => vec![("is_causal", Way::Causal)],
             Workload::Alibi => vec![("dense bias", bias()?)],
             Workload::Window => vec![("dense mask", bias()?)],
-            Workload::Documents => vec![("dense mask", bias()?), ("one call a document", apart())],
+            Workload::Documents => vec![("dense mask", bias()?), ("per document", apart())],
         };
         Ok(ways.into_iter().map(|(name, way)| Self { name, way, scale: problem.scale() }).collect())
     }
