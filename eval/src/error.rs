@@ -52,6 +52,15 @@ pub enum TaskError {
     /// No such variant.
     #[error("unknown passkey variant `{0}`; known: bowline, pi, yarn, longlora")]
     UnknownVariant(String),
+    /// No such RULER task.
+    #[error(
+        "unknown RULER task `{0}`; known: niah_single_1 to _3, niah_multikey_1 to _3, niah_multivalue, niah_multiquery, vt, \
+         cwe, fwe, qa_1, qa_2"
+    )]
+    UnknownRuler(String),
+    /// A task over the user's questions was given none.
+    #[error("{0} needs a file of questions: SQuAD's for qa_1, HotpotQA's for qa_2")]
+    NoQuestionFile(&'static str),
     /// The tokenizer failed.
     #[error("tokenizer failed: {0}")]
     Codec(#[from] ModelError),

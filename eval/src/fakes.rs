@@ -6,4 +6,4 @@ mod codec;
 mod models;
 
 pub use codec::{ByteCodec, WordCodec};
-pub use models::{Fake, Formula, Induction, Rule, Uniform};
+pub use models::{Fake, Formula, Induction, Rule, Scripted, Uniform};

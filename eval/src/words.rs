@@ -50,6 +50,19 @@ const VERBS: &[&str] = &[
     "stir", "stretch", "study", "teach", "throw", "travel", "trust", "visit", "wander", "whisper", "wonder", "write",
 ];
 
+/// A version 4 UUID.
+pub(crate) fn uuid(rng: &mut SplitMix64) -> String {
+    let (high, low) = (rng.next_u64(), rng.next_u64());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xfff,
+        0x8000 | (low >> 48) & 0x3fff,
+        low & 0xffff_ffff_ffff
+    )
+}
+
 /// How many plain words there are.
 pub(crate) fn plain_count() -> usize {
     NOUNS.len() + ADJECTIVES.len() + VERBS.len()
@@ -145,6 +158,17 @@ mod tests {
         let mut all = sampled(6, 9, &mut rng);
         all.sort_unstable();
         assert_eq!(all, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn uuids_say_that_they_are_random() {
+        let mut rng = SplitMix64::new(5);
+        for _ in 0..100 {
+            let uuid = uuid(&mut rng);
+            let groups: Vec<usize> = uuid.split('-').map(str::len).collect();
+            assert_eq!(groups, [8, 4, 4, 4, 12]);
+            assert!(uuid.as_bytes()[14] == b'4' && b"89ab".contains(&uuid.as_bytes()[19]), "{uuid}");
+        }
     }
 
     #[test]

@@ -224,6 +224,34 @@ impl Rule for Induction {
     }
 }
 
+/// Reads bytes and says what a function of the prompt tells it to: `reply(prompt)` follows the last `marker` in the text.
+#[derive(Debug, Clone, Copy)]
+pub struct Scripted<F> {
+    marker: &'static str,
+    reply: F,
+}
+
+impl<F: Fn(&str) -> String> Scripted<F> {
+    /// A model of bytes that answers a prompt, which ends with `marker`, with `reply(prompt)` and then with blanks.
+    pub fn model(marker: &'static str, reply: F, bos: Option<u32>) -> Fake<Self> {
+        Fake { rule: Self { marker, reply }, vocab_size: 257, bos }
+    }
+}
+
+impl<F: Fn(&str) -> String> Rule for Scripted<F> {
+    fn score(&self, context: &[u32], token: u32, total: usize) -> f32 {
+        if self.top(context, total) == token { 0.9_f32.ln() } else { (0.1_f32 / 256.0).ln() }
+    }
+
+    fn top(&self, context: &[u32], _: usize) -> u32 {
+        let bytes: Vec<u8> = context.iter().filter_map(|&token| u8::try_from(token).ok()).collect();
+        let text = String::from_utf8_lossy(&bytes);
+        let end = text.rfind(self.marker).map_or(text.len(), |at| at + self.marker.len());
+        let said = text.len() - end;
+        (self.reply)(&text[..end]).as_bytes().get(said).map_or(u32::from(b' '), |&byte| u32::from(byte))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
