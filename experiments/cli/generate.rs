@@ -8,7 +8,7 @@ use super::options::ModelOptions;
 use super::output::print;
 use super::score::read_text;
 use crate::error::Failure;
-use crate::model::{ModelFolder, Sampler};
+use crate::model::Sampler;
 
 /// Continues a prompt.
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ impl Generate {
     /// When the prompt is empty or the model fails.
     pub fn run(self) -> Result<(), Failure> {
         let sampler = Sampler::new(self.temperature, self.top_p, self.seed)?;
-        let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
+        let model = self.options.load(&self.model)?;
         let text = match (&self.prompt, &self.file) {
             (Some(prompt), _) => prompt.clone(),
             (None, Some(path)) => read_text(path)?,

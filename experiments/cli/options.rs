@@ -6,7 +6,8 @@ use rope_scaling::Precision;
 use tch::Kind;
 
 use crate::error::Failure;
-use crate::model::LoadOptions;
+use crate::config::Method;
+use crate::model::{LoadOptions, ModelFolder};
 use crate::runtime::device::device;
 
 /// How a model is loaded and read.
@@ -18,9 +19,14 @@ pub struct ModelOptions {
     /// Element type of the weights [default: float32 on cpu, the file's elsewhere]
     #[arg(long)]
     pub dtype: Option<DtypeName>,
-    /// Attention backend; `bowline doctor` lists them
-    #[arg(long, default_value = "libtorch")]
+    /// Attention backend: auto, the fastest that is right for device and problem, or a name that `bowline doctor` lists
+    #[arg(long, default_value = "auto", value_name = "NAME")]
     pub backend: String,
+    /// Read the model by a method without training: pi, ntk, dynamic-ntk, yarn or ntk-by-parts with `:factor=N`,
+    /// `abf:factor=N,base=B`, `self-extend:group=G,window=W`, `rerope:window=W`, `lm-infinite:window=W,sinks=S`,
+    /// `streaming:window=W,sinks=S`, `dca:chunk=C,local=W`
+    #[arg(long, value_name = "NAME:OPTIONS")]
+    pub method: Option<String>,
     /// How rotary angles are computed
     #[arg(long, default_value = "hub")]
     pub precision: PrecisionName,
@@ -61,6 +67,20 @@ impl DtypeName {
 }
 
 impl ModelOptions {
+    /// Loads `model`, read by the method asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelOptions::load_options`], [`ModelFolder::load`] and [`ModelFolder::with_method`].
+    pub fn load(&self, model: &str) -> Result<ModelFolder, Failure> {
+        let method = self.method.as_deref().map(str::parse::<Method>).transpose()?;
+        let model = ModelFolder::load(model, self.load_options()?)?;
+        match method {
+            Some(method) => model.with_method(method),
+            None => Ok(model),
+        }
+    }
+
     /// Settles device, element type and backend.
     ///
     /// # Errors

@@ -60,8 +60,7 @@ impl Score {
     ///
     /// When an input cannot be read, or the model fails.
     pub fn run(self) -> Result<(), Failure> {
-        let options = self.options.load_options()?;
-        let model = ModelFolder::load(&self.model, options)?;
+        let model = self.options.load(&self.model)?;
         let mut ids = self.ids(&model)?;
         ids.truncate(self.context.unwrap_or(usize::MAX));
         if ids.len() < 2 {
@@ -73,7 +72,8 @@ impl Score {
             return Err(Failure::data(format!("the model gave {} for token {}", nll[place], place + 1)));
         }
         let mean_nll = nll.iter().sum::<f64>() / nll.len() as f64;
-        let backend = self.options.backend.clone();
+        let backend = model.llama.attention_choice(ids.len() - 1).map_or(model.llama.backend, |choice| choice.backend);
+        let backend = backend.name().to_owned();
         let scored =
             Scored { nll, tokens: ids.len(), mean_nll, perplexity: mean_nll.exp(), model: self.model.clone(), backend };
         match &self.json {

@@ -1,9 +1,11 @@
 //! Recipes and settings.
 
 pub mod layers;
+mod method;
 mod recipe;
 mod study;
 
+pub use method::Method;
 pub use recipe::{
     CheckpointPolicy, Dtype, ModelSource, NewModel, Optimizer, PositionChange, Recipe, Source, SourceKind, Stage,
 };

@@ -75,6 +75,9 @@ struct Part {
 }
 
 impl Extrapolation {
+    /// The names of the methods.
+    pub const NAMES: [&str; 5] = ["self-extend", "rerope", "lm-infinite", "streaming", "dca"];
+
     /// The methods with the options that each takes, for messages.
     pub const SPELLINGS: &str = "self-extend:group=G,window=W, rerope:window=W, lm-infinite:window=W,sinks=S, \
                                  streaming:window=W,sinks=S or dca:chunk=C,local=W";
@@ -87,17 +90,6 @@ impl Extrapolation {
                 [("window", window), ("sinks", sinks)]
             }
             Self::Dca { chunk, local } => [("chunk", chunk), ("local", local)],
-        }
-    }
-
-    /// The name without sizes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SelfExtend { .. } => "self-extend",
-            Self::ReRope { .. } => "rerope",
-            Self::LmInfinite { .. } => "lm-infinite",
-            Self::Streaming { .. } => "streaming",
-            Self::Dca { .. } => "dca",
         }
     }
 

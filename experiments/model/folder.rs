@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use attention::Backend;
+use rope_scaling::hf::{Reach, extend};
 use rope_scaling::{PositionEncoding, Precision};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::config::ModelConfig;
+use super::extrapolation::Extrapolation;
 use super::language_model::Reader;
 use super::llama::Llama;
 use super::weights::{Checkpoint, Dtype, MAX_SHARD_BYTES, write_sharded};
+use crate::config::Method;
 use crate::error::{Failure, io_failure};
 use crate::hub;
 use crate::json::read_json;
@@ -54,6 +57,8 @@ pub struct ModelFolder {
     pub tokenizer: Option<Tokenizer>,
     /// How angles are computed.
     pub precision: Precision,
+    /// The method that decides positions inside attention, if any.
+    pub extrapolation: Option<Extrapolation>,
 }
 
 /// Reads and checks the config of a model folder.
@@ -87,7 +92,28 @@ impl ModelFolder {
             None => super::load::kind_of(checkpoint.tensor("model.embed_tokens.weight")?.dtype),
         };
         let llama = Llama::load(&checkpoint, config, options.backend, kind, options.device)?;
-        Ok(Self { id: model.to_owned(), dir: files.dir, llama, tokenizer, precision: options.precision })
+        let (id, dir, precision) = (model.to_owned(), files.dir, options.precision);
+        Ok(Self { id, dir, llama, tokenizer, precision, extrapolation: None })
+    }
+
+    /// The model read by a method without training.
+    ///
+    /// # Errors
+    ///
+    /// When the model has no rotary positions, or is scaled already.
+    pub fn with_method(mut self, method: Method) -> Result<Self, Failure> {
+        match method {
+            Method::Positions { extension, factor } => {
+                let changed = extend(&self.llama.config.positions, &extension, Reach::Factor(factor));
+                self.llama.config.positions = changed.map_err(|error| Failure::config(format!("{method}: {error}")))?;
+            }
+            Method::Inside(_) if !matches!(self.encoding(), PositionEncoding::Rope { .. }) => {
+                let id = &self.id;
+                return Err(Failure::config(format!("{method} changes rotary positions, and {id} has none")));
+            }
+            Method::Inside(extrapolation) => self.extrapolation = Some(extrapolation),
+        }
+        Ok(self)
     }
 
     /// The tokenizer.
@@ -118,7 +144,7 @@ impl ModelFolder {
 
     /// The model under its own position encoding.
     pub fn reader(&self) -> Reader<'_> {
-        Reader::new(&self.llama, self.encoding(), self.precision)
+        Reader::new(&self.llama, self.encoding(), self.precision).with_extrapolation(self.extrapolation)
     }
 
     /// Copies the weights of another checkpoint of the same shape into this model.
@@ -168,7 +194,7 @@ impl ModelFolder {
         let beside = tokenizer.path().parent().unwrap_or(Path::new("."));
         TOKENIZER_FILES.iter().filter(|name| beside.join(name).is_file()).try_for_each(|name| {
             let target = dir.join(name);
-            std::fs::copy(beside.join(name), &target).map(|_| ()).map_err(|error| io_failure("write", &target, &error))
+            crate::disk::copy(&beside.join(name), &target).map_err(|error| io_failure("write", &target, &error))
         })
     }
 }

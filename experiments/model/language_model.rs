@@ -34,17 +34,9 @@ impl<'a> Reader<'a> {
     }
 
     /// With a method that decides positions inside attention.
-    ///
-    /// # Errors
-    ///
-    /// When the model has no rotary positions.
-    pub fn with_extrapolation(self, extrapolation: Option<Extrapolation>) -> Result<Self, Failure> {
-        match extrapolation {
-            Some(method) if !matches!(self.encoding, PositionEncoding::Rope { .. }) => {
-                Err(Failure::config(format!("{method} changes rotary positions, and this model has none")))
-            }
-            _ => Ok(Self { extrapolation, ..self }),
-        }
+    #[must_use]
+    pub fn with_extrapolation(self, extrapolation: Option<Extrapolation>) -> Self {
+        Self { extrapolation, ..self }
     }
 
     /// Tensors of the plan for `length`, made once per length, or once for the longest when lengths do not matter.

@@ -369,7 +369,13 @@ fn in_turns(
 /// Operations a second that the device was measured to do; none where nothing can be said.
 fn peak_flops(device: Device, kind: Kind, threads: usize) -> Option<f64> {
     if device == Device::Cpu {
-        return None;
+        let one = || attention::tiled::fma_peak_gflops(attention::tiled::Isa::best());
+        // All at once: cores share power and, on some machines, arithmetic units.
+        let each = std::thread::scope(|scope| {
+            let started: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+            started.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum::<f64>()
+        });
+        return (each > 0.0).then_some(each * 1e9);
     }
     let side = 8192;
     let matrix = || Tensor::randn([side, side], (Kind::Float, device)).to_kind(kind);

@@ -10,7 +10,7 @@ use super::super::output::{print, print_json};
 use super::timed;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
-use crate::model::{ModelFolder, Pass, PlanTensors};
+use crate::model::{Pass, PlanTensors};
 use crate::train::{AdamConfig, AdamW, Decayed, clip_factor, summed_loss};
 
 /// Scoring.
@@ -72,7 +72,7 @@ impl ScoreBench {
     ///
     /// When the model cannot be loaded or fails.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
+        let model = self.options.load(&self.model)?;
         let reader = model.reader();
         let mut rows = Vec::new();
         for &length in &self.lengths {
@@ -92,7 +92,7 @@ impl TrainBench {
     ///
     /// When the model cannot be loaded or fails.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let model = ModelFolder::load(&self.model, self.options.load_options()?)?;
+        let model = self.options.load(&self.model)?;
         for (_, parameter) in model.llama.parameters() {
             let _ = parameter.set_requires_grad(true);
         }

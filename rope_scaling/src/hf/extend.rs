@@ -55,6 +55,19 @@ impl Extension {
             None => Ok(method),
         }
     }
+
+    /// The name by which [`Extension::named`] finds it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Ntk => "ntk",
+            Self::Dynamic => "dynamic-ntk",
+            Self::Yarn => "yarn",
+            Self::NtkByParts => "ntk-by-parts",
+            Self::Abf { .. } => "abf",
+        }
+    }
 }
 
 /// How far to extend.
