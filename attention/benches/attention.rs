@@ -44,6 +44,21 @@ fn forward(isa: Isa, problem: &AttnProblem) -> f64 {
     best(|| tiled::forward_by(isa, problem, q, k, v, &mut output, &mut lse).unwrap())
 }
 
+fn backward(isa: Isa, problem: &AttnProblem) -> f64 {
+    let shape = problem.shape();
+    let (queries, keys) = (shape.query_dims(), shape.key_dims());
+    let of = |dims: [usize; 4], seed| numbers(dims.iter().product(), seed);
+    let (q, k, v, grad) = (of(queries, 1), of(keys, 2), of(keys, 3), of(queries, 4));
+    let (mut output, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / shape.head_dim]);
+    let (q, k, v) = (View::contiguous(&q, queries), View::contiguous(&k, keys), View::contiguous(&v, keys));
+    tiled::forward_by(isa, problem, q, k, v, &mut output, &mut lse).unwrap();
+    let (output, grad) = (View::contiguous(&output, queries), View::contiguous(&grad, queries));
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.data.len()], vec![0.0; k.data.len()], vec![0.0; v.data.len()]);
+    best(|| {
+        tiled::backward_by(isa, problem, q, k, v, output, &lse, grad, &mut dq, &mut dk, &mut dv).unwrap();
+    })
+}
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let number = |at: usize, default: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(default);
@@ -56,7 +71,12 @@ fn main() {
     for workload in Workload::ALL {
         let problem = workload.problem(shape).unwrap();
         let operations = problem.visible_pairs() as f64 * 4.0 * head_dim as f64;
-        let speed = operations / forward(isa, &problem) / 1e9;
-        println!("{workload:>10} forward {length} x {head_dim}: {speed:.1} GFLOP/s, {:.1} %", 100.0 * speed / peak);
+        for (pass, operations, seconds) in [
+            ("forward", operations, forward(isa, &problem)),
+            ("backward", 2.5 * operations, backward(isa, &problem)),
+        ] {
+            let speed = operations / seconds / 1e9;
+            println!("{workload:>10} {pass:>8} {length} x {head_dim}: {speed:.1} GFLOP/s, {:.1} %", 100.0 * speed / peak);
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! Attention on CPUs in tiles: forward and backward over slices, nothing of size `query_len x key_len`.
 
+mod backward;
 mod element;
 mod forward;
+mod pair;
 mod plan;
 mod scoring;
 mod simd;
 mod span;
+mod turns;
 mod view;
 mod workers;
 
@@ -111,6 +114,62 @@ pub fn forward_by<T: Element>(
     check_size("output", output.len(), queries.iter().product())?;
     check_size("lse", lse.len(), queries[..3].iter().product())?;
     let work = forward::Forward { problem, q, k, v, output, lse };
+    simd::dispatch(isa, work).ok_or(TiledError::MissingIsa { isa })
+}
+
+/// Gradients of `sum(output * grad_output)`, by the best instruction set of this processor and the threads of the current
+/// rayon pool; the same bits whatever their number.
+///
+/// `output` and `lse` are those of [`forward`]. `dq` has the shape of q, `dk` and `dv` have that of k, contiguous; every
+/// element is written.
+///
+/// # Errors
+///
+/// [`TiledError`] when the problem is not supported or a slice does not fit it.
+#[allow(clippy::too_many_arguments)] // Six tensors in and three out are what a backward pass is.
+pub fn backward<T: Element>(
+    problem: &AttnProblem,
+    q: View<'_, T>,
+    k: View<'_, T>,
+    v: View<'_, T>,
+    output: View<'_, T>,
+    lse: &[f32],
+    grad_output: View<'_, T>,
+    dq: &mut [T],
+    dk: &mut [T],
+    dv: &mut [T],
+) -> Result<(), TiledError> {
+    backward_by(Isa::best(), problem, q, k, v, output, lse, grad_output, dq, dk, dv)
+}
+
+/// [`backward`] by a given instruction set.
+///
+/// # Errors
+///
+/// As [`backward`], and [`TiledError::MissingIsa`].
+#[allow(clippy::too_many_arguments)]
+pub fn backward_by<T: Element>(
+    isa: Isa,
+    problem: &AttnProblem,
+    q: View<'_, T>,
+    k: View<'_, T>,
+    v: View<'_, T>,
+    output: View<'_, T>,
+    lse: &[f32],
+    grad_output: View<'_, T>,
+    dq: &mut [T],
+    dk: &mut [T],
+    dv: &mut [T],
+) -> Result<(), TiledError> {
+    check_inputs(problem, q, k, v)?;
+    let (queries, keys) = (problem.shape().query_dims(), problem.shape().key_dims());
+    output.check("output", queries)?;
+    grad_output.check("grad_output", queries)?;
+    check_size("lse", lse.len(), queries[..3].iter().product())?;
+    for (tensor, found, dims) in [("dq", dq.len(), queries), ("dk", dk.len(), keys), ("dv", dv.len(), keys)] {
+        check_size(tensor, found, dims.iter().product())?;
+    }
+    let work = backward::Backward { problem, q, k, v, output, lse, grad_output, dq, dk, dv };
     simd::dispatch(isa, work).ok_or(TiledError::MissingIsa { isa })
 }
 

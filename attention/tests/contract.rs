@@ -5,6 +5,8 @@
 //! - `gradients`: the reference against finite differences, libtorch's graph over it and over libtorch against it.
 //! - `backward`: the gradients of each backend over the table, against the reference, libtorch and its own differences;
 //!   known-wrong gradients by the same judgement.
+//! - `on_cuda`: every CUDA kernel where there is a device; what passed becomes entries of the manifest.
+//! - `twin_*`: the text of the CUDA kernels, run lane by lane on the CPU, under the same judgement; bugs planted in it.
 //! - `on_tensors`: what backends owe beyond numbers: strides, errors, the same bits twice, results all written.
 //!
 //! `support` holds the table, the inputs, the judgement and the plain attention that sets the budget.
@@ -18,12 +20,19 @@ mod conformance;
 mod gradients;
 mod mutants;
 #[cfg(feature = "torch")]
+mod on_cuda;
+#[cfg(feature = "torch")]
 mod on_tensors;
 mod support;
+mod tiled_backward;
 mod tiled_forward;
 #[cfg(feature = "torch")]
 mod twin_attention;
 #[cfg(feature = "torch")]
 mod twin_machine;
+#[cfg(feature = "torch")]
+mod twin_mutants;
+#[cfg(feature = "torch")]
+mod twin_primitives;
 #[cfg(feature = "torch")]
 mod twin_problem;

@@ -28,6 +28,9 @@ pub trait Element: Copy + Send + Sync + 'static {
 
     /// The slice itself where it holds float32.
     fn singles(from: &[Self]) -> Option<&[f32]>;
+
+    /// As [`Element::singles`], to be written.
+    fn singles_mut(to: &mut [Self]) -> Option<&mut [f32]>;
 }
 
 impl Element for f32 {
@@ -44,6 +47,10 @@ impl Element for f32 {
 
     fn singles(from: &[Self]) -> Option<&[f32]> {
         Some(from)
+    }
+
+    fn singles_mut(to: &mut [Self]) -> Option<&mut [f32]> {
+        Some(to)
     }
 }
 
@@ -63,6 +70,10 @@ macro_rules! sixteen_bits {
             }
 
             fn singles(_from: &[Self]) -> Option<&[f32]> {
+                None
+            }
+
+            fn singles_mut(_to: &mut [Self]) -> Option<&mut [f32]> {
                 None
             }
         }

@@ -52,7 +52,7 @@ impl<T: Element> Work for Forward<'_, T> {
     fn run<S: Simd>(self, simd: S) {
         let Self { problem, q, k, v, output, lse } = self;
         let shape = *problem.shape();
-        let plan = Plan::forward(&shape, T::DTYPE, S::LANES, rayon::current_num_threads());
+        let plan = Plan::forward::<S>(&shape, T::DTYPE, rayon::current_num_threads());
         let heads = output.chunks_mut(shape.query_len * shape.head_dim).zip(lse.chunks_mut(shape.query_len));
         let blocks = heads.enumerate().flat_map(|(number, (output, lse))| {
             let (batch, head) = (number / shape.query_heads, number % shape.query_heads);
@@ -128,7 +128,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
         }
         let key_place = Place { batch: task.batch, head: shape.key_head_of(task.head), head_dim: shape.head_dim };
         for block in Span::hull(mask, &task.queries, shape.key_len).blocks(self.plan.keys) {
-            let keys = block * self.plan.keys..((block + 1) * self.plan.keys).min(shape.key_len);
+            let keys = self.plan.block(block, shape.key_len);
             let k = self.k.rows(key_place, keys.clone(), shape.head_dim, k_space);
             let v = self.v.rows(key_place, keys.clone(), shape.head_dim, v_space);
             for panel in &mut panels {

@@ -1,7 +1,9 @@
 //! Sizes of blocks, and the scratch memory that follows from them.
 
+use std::ops::Range;
+
 use super::scoring::Lanes;
-use super::simd::PANEL_VECTORS;
+use super::simd::Simd;
 use super::workers::Cutter;
 use crate::error::DType;
 use crate::shape::AttnShape;
@@ -17,21 +19,79 @@ pub(super) struct Plan {
     pub(super) keys: usize,
     /// Ends of a run of keys lie on multiples of this: rows of the register tile.
     pub(super) align: usize,
-    /// Whether keys and values are copied to float32.
+    /// Columns of rows of whole vectors: the head size, rounded up.
+    pub(super) columns: usize,
+    /// Whether tensors are copied to float32.
     copies: bool,
+}
+
+/// Numbers in each part of the scratch memory of a backward pass.
+pub(super) struct BackwardSizes {
+    pub(super) columns: usize,
+    pub(super) lanes: usize,
+    pub(super) query_rows: usize,
+    pub(super) key_rows: usize,
+    pub(super) value_rows: usize,
+    pub(super) first: usize,
+    pub(super) second: usize,
+    pub(super) tile: usize,
 }
 
 impl Plan {
     /// Of a forward pass.
-    pub(super) fn forward(shape: &AttnShape, dtype: DType, lanes: usize, threads: usize) -> Self {
-        let panel = PANEL_VECTORS * lanes;
+    pub(super) fn forward<S: Simd>(shape: &AttnShape, dtype: DType, threads: usize) -> Self {
+        let panel = S::PANEL;
         // 192 queries share a block of keys in the second-level cache; fewer where threads would starve.
         let heads = shape.batch * shape.query_heads;
         let fair = (heads * shape.query_len).div_ceil(4 * threads);
         let queries = fair.clamp(1, 192).min(shape.query_len).next_multiple_of(panel);
         let copies = dtype != DType::F32;
         let keys = if copies { 64 } else { 192 };
-        Self { queries, panel, keys, align: 8, copies }
+        Self { queries, panel, keys, align: S::ROWS, columns: shape.head_dim.next_multiple_of(S::LANES), copies }
+    }
+
+    /// Of a backward pass.
+    pub(super) fn backward<S: Simd>(shape: &AttnShape, dtype: DType) -> Self {
+        let copies = dtype != DType::F32;
+        // Wide heads get small blocks, so that scratch memory stays as small.
+        let (queries, keys) = match (copies, shape.head_dim <= 128) {
+            (false, true) => (96, 96),
+            (false, false) => (48, 96),
+            (true, true) => (48, 64),
+            (true, false) => (48, 32),
+        };
+        let columns = shape.head_dim.next_multiple_of(S::LANES);
+        Self { queries, panel: queries, keys, align: S::ROWS, columns, copies }
+    }
+
+    /// Keys of a block.
+    pub(super) fn block(&self, number: usize, key_len: usize) -> Range<usize> {
+        number * self.keys..((number + 1) * self.keys).min(key_len)
+    }
+
+    /// The parts of one thread's scratch memory in a backward pass.
+    pub(super) fn backward_sizes(&self, shape: &AttnShape) -> BackwardSizes {
+        let (queries, keys, head_dim) = (self.queries, self.keys, shape.head_dim);
+        let whole = self.columns == head_dim;
+        BackwardSizes {
+            columns: queries * head_dim,
+            lanes: queries,
+            query_rows: if self.copies || !whole { queries * self.columns } else { 0 },
+            key_rows: if self.copies || !whole { keys * self.columns } else { 0 },
+            value_rows: if self.copies { keys * head_dim } else { 0 },
+            first: queries.max(if self.copies { keys } else { 0 }) * self.columns,
+            second: if self.copies || !whole { keys * self.columns } else { 0 },
+            tile: keys * queries,
+        }
+    }
+
+    /// Numbers that one thread of a backward pass needs.
+    pub(super) fn backward_scratch(&self, shape: &AttnShape, capped: bool) -> usize {
+        let sizes = self.backward_sizes(shape);
+        let (row, bends) = (shape.head_dim, if capped { sizes.tile } else { 0 });
+        let twice = [sizes.columns, sizes.query_rows, sizes.lanes, row, sizes.tile];
+        let once = [sizes.key_rows, sizes.value_rows, sizes.first, sizes.second, bends];
+        2 * Cutter::total(&twice) + Cutter::total(&once) + Cutter::total(&[sizes.lanes; Lanes::SLICES])
     }
 
     /// Numbers of one block of keys or values in float32, where they are copied.

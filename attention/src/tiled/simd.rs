@@ -105,15 +105,16 @@ pub(super) trait Work {
     fn run<S: Simd>(self, simd: S) -> Self::Answer;
 }
 
-/// Vectors per panel of queries: wide enough that loads do not starve the multipliers.
-pub(super) const PANEL_VECTORS: usize = 3;
-
 /// One instruction set. Where an operation meets NaN it says what comes of it; no score may turn NaN into a number.
 pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Numbers in a vector.
     const LANES: usize;
+    /// Rows of the register tile of products.
+    const ROWS: usize;
+    /// Vectors in each of its rows.
+    const VECTORS: usize;
     /// Queries in a panel.
-    const PANEL: usize = PANEL_VECTORS * Self::LANES;
+    const PANEL: usize = Self::VECTORS * Self::LANES;
 
     /// A vector of float32.
     type V: Copy;
@@ -135,6 +136,13 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     ///
     /// `from` points at `LANES` readable numbers.
     unsafe fn load(self, from: *const f32) -> Self::V;
+
+    /// The number at a place, in every lane.
+    ///
+    /// # Safety
+    ///
+    /// `from` points at a readable number.
+    unsafe fn broadcast(self, from: *const f32) -> Self::V;
 
     /// Writes a vector.
     ///

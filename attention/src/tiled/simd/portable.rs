@@ -17,6 +17,8 @@ fn zip(a: V, b: V, f: impl Fn(f32, f32) -> f32) -> V {
 
 impl Simd for Portable {
     const LANES: usize = 4;
+    const ROWS: usize = 4;
+    const VECTORS: usize = 2;
     type V = V;
     type M = [bool; 4];
 
@@ -27,7 +29,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn multiply(self, product: &mut Product<'_>) {
-        product::run::<Self, 4>(self, product);
+        product::run::<Self, 4, 2>(self, product);
     }
 
     #[inline(always)]
@@ -39,6 +41,12 @@ impl Simd for Portable {
     unsafe fn load(self, from: *const f32) -> V {
         // SAFETY: the caller's promise; an array of float32 needs no more alignment than one of them.
         unsafe { from.cast::<V>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(self, from: *const f32) -> V {
+        // SAFETY: the caller's promise.
+        [unsafe { from.read() }; 4]
     }
 
     #[inline(always)]

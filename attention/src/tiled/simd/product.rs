@@ -4,7 +4,7 @@
 //! vectors of b are loaded once, each element of a is broadcast, and nothing else touches memory. Rows of a may lie along
 //! memory or across it, so no operand needs to be packed.
 
-use super::{PANEL_VECTORS, Simd, Work};
+use super::{Simd, Work};
 
 /// How the left operand lies in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,24 +71,24 @@ impl Work for Product<'_> {
     }
 }
 
-/// The product in tiles of `R` rows.
+/// The product in tiles of `R` rows and `C` vectors, at most three.
 #[inline(always)]
-pub(super) fn run<S: Simd, const R: usize>(simd: S, product: &mut Product<'_>) {
+pub(super) fn run<S: Simd, const R: usize, const C: usize>(simd: S, product: &mut Product<'_>) {
     product.check(S::LANES);
     let mut column = 0;
     while column < product.columns {
         // Two and two rather than three and one: a single vector leaves too few sums to hide the latency.
         let vectors = match (product.columns - column) / S::LANES {
-            2 | 4 => 2,
-            left => left.min(PANEL_VECTORS),
+            4 => 2,
+            left => left.min(C),
         };
         match (vectors, product.left) {
             (1, Left::Rows) => down::<S, R, 1, true>(simd, product, column),
             (2, Left::Rows) => down::<S, R, 2, true>(simd, product, column),
-            (_, Left::Rows) => down::<S, R, 3, true>(simd, product, column),
+            (_, Left::Rows) => down::<S, R, C, true>(simd, product, column),
             (1, Left::Columns) => down::<S, R, 1, false>(simd, product, column),
             (2, Left::Columns) => down::<S, R, 2, false>(simd, product, column),
-            (_, Left::Columns) => down::<S, R, 3, false>(simd, product, column),
+            (_, Left::Columns) => down::<S, R, C, false>(simd, product, column),
         }
         column += vectors * S::LANES;
     }
@@ -140,7 +140,7 @@ fn tile<S: Simd, const R: usize, const C: usize, const ROWS: bool>(
         }
         for r in 0..R {
             // SAFETY: element (row + r, k) of a; `check` has compared with the slice's length.
-            let left = simd.splat(unsafe { *a[r].wrapping_add(step) });
+            let left = unsafe { simd.broadcast(a[r].wrapping_add(step)) };
             for c in 0..C {
                 sums[r][c] = simd.mul_add(left, right[c], sums[r][c]);
             }
