@@ -179,7 +179,7 @@ impl Session {
     fn open(common: &Common, task: &str) -> Result<Self, Failure> {
         let mut recorder = Recorder::new();
         recorder.seeds.insert("samples".into(), common.seed);
-        let model = ModelFolder::load(&common.model, common.options.load_options()?)?;
+        let model = common.options.load(&common.model)?;
         let out = common.out.clone().unwrap_or_else(|| {
             let name = Path::new(&common.model).file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy());
             PathBuf::from("runs").join(format!("eval-{task}-{name}"))
