@@ -3,6 +3,8 @@
 //! `plots` reads this type and no other, so that every figure can be drawn again from `report.json` alone.
 
 mod file;
+pub mod import;
+mod lm_eval;
 mod table;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use file::ReportError;
+pub use lm_eval::lm_eval_results;
 pub use table::{RowQuery, csv, markdown};
 
 /// Version of the layout below; a reader refuses a newer one.
@@ -96,7 +99,7 @@ pub struct Row {
     pub model: String,
     /// Name of the variant in [`Report::variants`].
     pub variant: String,
-    /// `perplexity` or `passkey`.
+    /// `perplexity`, `passkey`, `needle`, a task of RULER by its own name, ...
     pub task: String,
     /// Protocol or task variant, such as `P2` or `bowline-1`.
     pub protocol: String,
@@ -104,7 +107,8 @@ pub struct Row {
     pub length: usize,
     /// Depth of the needle as a fraction of the haystack, 0 first; none means all depths together.
     pub depth: Option<f64>,
-    /// `perplexity`, `perplexity_published`, `accuracy`, `accuracy_forced`.
+    /// `perplexity`, `perplexity_published`, `accuracy`, `accuracy_forced`; the latter with `_in_window` or `_beyond_window`
+    /// where several lengths are pooled.
     pub metric: String,
     /// The number.
     pub value: f64,
