@@ -101,6 +101,8 @@ static REGISTRY: &[&dyn AttentionBackend] = &[
     #[cfg(feature = "torch")]
     &crate::cuda::Cuda,
     #[cfg(feature = "torch")]
+    &crate::tiled::Tiled,
+    #[cfg(feature = "torch")]
     &crate::libtorch::LibTorch,
     &Reference,
 ];

@@ -1,5 +1,7 @@
 //! Attention on CPUs in tiles: forward and backward over slices, nothing of size `query_len x key_len`.
 
+#[cfg(feature = "torch")]
+mod backend;
 mod backward;
 mod element;
 mod forward;
@@ -14,6 +16,8 @@ mod workers;
 
 use std::time::Duration;
 
+#[cfg(feature = "torch")]
+pub use backend::Tiled;
 pub use element::Element;
 pub use simd::Isa;
 pub use view::View;
@@ -171,6 +175,26 @@ pub fn backward_by<T: Element>(
     }
     let work = backward::Backward { problem, q, k, v, output, lse, grad_output, dq, dk, dv };
     simd::dispatch(isa, work).ok_or(TiledError::MissingIsa { isa })
+}
+
+/// Memory beyond inputs and outputs, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scratch {
+    /// Of a forward pass.
+    pub forward: usize,
+    /// Of a backward pass.
+    pub backward: usize,
+}
+
+/// What `threads` threads allocate for a problem by the best instruction set: their panels and tiles, and the lists of
+/// blocks and tasks.
+#[must_use]
+pub fn scratch_bytes(problem: &AttnProblem, dtype: DType, threads: usize) -> Scratch {
+    let shape = *problem.shape();
+    let measured =
+        simd::dispatch(Isa::best(), plan::Measure { shape, dtype, threads, capped: problem.soft_cap().is_some() });
+    // The best set is one that this processor has.
+    measured.unwrap_or(Scratch { forward: 0, backward: 0 })
 }
 
 /// GFLOP/s that fused multiply-adds alone reach on this thread by an instruction set, the best of some 20 ms; zero where the

@@ -140,19 +140,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
         let q = self.q.rows(place, queries.clone(), self.plan.columns, room.q);
         let grad = self.grad_output.rows(place, queries.clone(), self.plan.columns, room.grad);
         let hull = Span::hull(self.problem.mask().row(batch), &queries, shape.key_len);
-        Side {
-            batch,
-            head,
-            queries,
-            hull,
-            width,
-            q_columns,
-            grad_columns,
-            lse: room.lse,
-            deltas: room.deltas,
-            q,
-            grad,
-        }
+        Side { batch, head, queries, hull, width, q_columns, grad_columns, lse: room.lse, deltas: room.deltas, q, grad }
     }
 
     /// D of a query: the product of its output and its gradient.

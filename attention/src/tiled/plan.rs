@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::Scratch;
 use super::scoring::Lanes;
-use super::simd::Simd;
-use super::workers::Cutter;
+use super::simd::{Simd, Work};
+use super::workers::{Buffer, Cutter};
 use crate::error::DType;
 use crate::shape::AttnShape;
 
@@ -105,5 +106,58 @@ impl Plan {
         let shared = [self.keys * self.panel, shape.head_dim, self.packed(shape), self.packed(shape)];
         let lanes = [self.panel; 1 + Lanes::SLICES];
         self.queries.div_ceil(self.panel) * Cutter::total(&panel) + Cutter::total(&shared) + Cutter::total(&lanes)
+    }
+}
+
+/// Work for [`super::scratch_bytes`].
+pub(super) struct Measure {
+    pub(super) shape: AttnShape,
+    pub(super) dtype: DType,
+    pub(super) threads: usize,
+    pub(super) capped: bool,
+}
+
+/// Bytes of one task in a list, and of one block of keys: generous.
+const ENTRY: usize = 96;
+
+impl Work for Measure {
+    type Answer = Scratch;
+
+    fn run<S: Simd>(self, _simd: S) -> Scratch {
+        let Self { shape, dtype, threads, capped } = self;
+        let workers = |tasks: usize| threads.min(tasks).max(1);
+        let heads = shape.batch * shape.query_heads;
+        let forward = Plan::forward::<S>(&shape, dtype, threads);
+        let tasks = heads * shape.query_len.div_ceil(forward.queries);
+        let numbers = workers(tasks) * Buffer::numbers(forward.forward_scratch(&shape));
+        let backward = Plan::backward::<S>(&shape, dtype);
+        let blocks = shape.batch * shape.key_heads * shape.key_len.div_ceil(backward.keys);
+        let query_tasks = heads * shape.query_len.div_ceil(backward.queries);
+        let most = query_tasks.max(if backward.copies { blocks } else { 0 });
+        let backward_numbers = workers(most) * Buffer::numbers(backward.backward_scratch(&shape, capped));
+        Scratch {
+            forward: size_of::<f32>() * numbers + ENTRY * tasks,
+            backward: size_of::<f32>() * backward_numbers + ENTRY * (query_tasks + blocks),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiled::scratch_bytes;
+    use crate::{AttnProblem, Mask};
+
+    #[test]
+    fn two_threads_need_at_most_one_percent_of_the_scores_in_every_type() {
+        for (head_dim, dtype) in [(64, DType::F32), (80, DType::F32), (128, DType::F32), (128, DType::BF16)] {
+            let (query_len, key_len) = (4096, 4096);
+            let shape = AttnShape { batch: 1, query_heads: 8, key_heads: 8, query_len, key_len, head_dim };
+            let problem = AttnProblem::new(shape).unwrap().with_mask(Mask::causal(&shape)).unwrap();
+            let Scratch { forward, backward } = scratch_bytes(&problem, dtype, 2);
+            let limit = 4096 * 4096 * size_of::<f32>() / 100;
+            println!("{head_dim} {dtype}: {forward} and {backward} of {limit} bytes");
+            assert!(forward <= limit && backward <= limit, "{head_dim} {dtype}: {forward}, {backward}");
+        }
     }
 }

@@ -37,9 +37,14 @@ const LINE: usize = 16;
 
 impl Buffer {
     pub(super) fn new(len: usize) -> Self {
-        let numbers = vec![0.0_f32; len + LINE];
+        let numbers = vec![0.0_f32; Self::numbers(len)];
         let start = numbers.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         Self { numbers, start, len }
+    }
+
+    /// Numbers that a buffer of `len` takes.
+    pub(super) fn numbers(len: usize) -> usize {
+        len + LINE
     }
 
     pub(super) fn as_mut(&mut self) -> &mut [f32] {
