@@ -7,6 +7,8 @@
 #define MEMBER __device__ __forceinline__
 #define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
 #define UNROLL _Pragma("unroll")
+#define STRINGIFY(text) #text
+#define UNROLL_BY(count) _Pragma(STRINGIFY(unroll count))
 
 typedef unsigned int u32;
 typedef unsigned short u16;

@@ -8,11 +8,12 @@ template <int ROWS, int COLUMNS> DEVICE void clear(float (&result)[ROWS][COLUMNS
             UNROLL for (int i = 0; i < 4; i++) result[row][n][i] = 0.0f;
 }
 
-// result = a b^T over HEAD_DIM: rows of the result are rows of a, its columns are rows of b.
+// result = a b^T over HEAD_DIM, STEP_UNROLL steps of 16 columns at once: rows of the result are rows of a, its columns
+// are rows of b.
 template <int ROWS, int COLUMNS>
 DEVICE void products(float (&result)[ROWS][COLUMNS][4], const Reader &a, const Reader &b) {
     clear(result);
-    UNROLL for (int step = 0; step < HEAD_DIM / 16; step++) {
+    UNROLL_BY(STEP_UNROLL) for (int step = 0; step < HEAD_DIM / 16; step++) {
         u32 left[ROWS][4];
         UNROLL for (int row = 0; row < ROWS; row++) load_matrices(left[row], a.of(row, step));
         UNROLL for (int n = 0; n < COLUMNS; n += 2) {

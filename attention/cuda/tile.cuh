@@ -20,7 +20,7 @@ DEVICE const char *plane(const void *tensor, const Strides &strides, int batch, 
 // Starts copying `ROWS` rows from `first` on; rows from `end` on and chunks beyond the head size become zero.
 template <int ROWS, int THREADS>
 DEVICE void copy_tile(u32 to, const char *from, long long row_stride, int first, int end, int head_dim) {
-    UNROLL for (int at = 0; at < ROWS * CHUNKS; at += THREADS) {
+    UNROLL_BY(4) for (int at = 0; at < ROWS * CHUNKS; at += THREADS) {
         int place = at + thread_index();
         int row = place / CHUNKS, chunk = place % CHUNKS;
         if (ROWS * CHUNKS % THREADS == 0 || place < ROWS * CHUNKS) {

@@ -165,7 +165,6 @@ fn tiles(spec: Spec) -> (usize, usize, usize, usize) {
     match (spec.pass, spec.head_dim) {
         (Pass::Prepare, _) => (8, 0, 8, 1),
         (Pass::Forward, 256) => (64, 32, 4, 1),
-        (Pass::Forward, 96 | 128) => (128, 32, 4, 2),
         (Pass::Forward, _) => (128, 64, 4, 2),
         (Pass::Keys, 256) => (16, 64, 4, 1),
         (Pass::Keys, 64) => (32, 128, 4, 2),
@@ -185,19 +184,24 @@ impl Kernel {
         format!("{pass}_{element}_{head_dim}_{}", scores.name())
     }
 
-    /// The whole text, complete without any header.
+    /// The files that make up the text, by name, in order; the first holds what a kernel asks of the device beyond C++.
     #[must_use]
-    pub fn source(&self) -> String {
-        let shared = [
+    pub fn parts(&self) -> [(&'static str, &'static str); 7] {
+        [
             ("primitives.cuh", include_str!("../../cuda/primitives.cuh")),
             ("params.cuh", include_str!("../../cuda/params.cuh")),
             ("mask.cuh", include_str!("../../cuda/mask.cuh")),
             ("tile.cuh", include_str!("../../cuda/tile.cuh")),
             ("scores.cuh", include_str!("../../cuda/scores.cuh")),
             ("products.cuh", include_str!("../../cuda/products.cuh")),
-        ];
-        let parts = shared.into_iter().chain([self.spec.pass.text()]);
-        parts.map(|(file, text)| format!("#line 1 \"{file}\"\n{text}\n")).collect()
+            self.spec.pass.text(),
+        ]
+    }
+
+    /// The whole text, complete without any header.
+    #[must_use]
+    pub fn source(&self) -> String {
+        self.parts().into_iter().map(|(file, text)| format!("#line 1 \"{file}\"\n{text}\n")).collect()
     }
 
     /// Definitions that make the text this kernel.
@@ -216,7 +220,13 @@ impl Kernel {
             ("TILE_N", self.key_tile),
             ("WARPS", self.warps),
             ("MIN_BLOCKS", self.min_blocks),
+            ("STEP_UNROLL", self.step_unroll()),
         ]
+    }
+
+    /// Steps of 16 columns of a product that are in flight at once: more of them cost registers.
+    fn step_unroll(&self) -> usize {
+        if self.spec.pass == Pass::Queries { 2 } else { 4 }
     }
 
     /// The definitions as options of a compiler, `-DNAME=VALUE`.

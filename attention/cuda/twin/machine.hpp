@@ -1,0 +1,294 @@
+// The machine of the host twin: blocks of lanes on one core.
+//
+// Each lane of a block runs on a stack of its own until it meets something that lanes do together; when the whole warp (or
+// block) has met it, it is carried out by a plain definition of what the PTX ISA says, and the lanes go on. Warps run as
+// far apart as barriers allow, in an order drawn from a seed, so that a missing barrier changes results. A broken rule (an
+// access outside of a buffer, a misaligned address, lanes of a warp that part) ends the program with a message.
+#pragma once
+
+#include <csetjmp>
+#include <cmath>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ucontext.h>
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+
+namespace twin {
+
+[[noreturn]] void fail(const char *format, ...) {
+    va_list values;
+    va_start(values, format);
+    vfprintf(stderr, format, values);
+    va_end(values);
+    fputc('\n', stderr);
+    exit(3);
+}
+
+// ---- memory ----
+
+const int MOST_BUFFERS = 32, GUARD = 4096;
+const unsigned char GUARD_BYTE = 0xA5, POISON = 0xFF; // All ones are NaN in every element type.
+
+struct Buffer {
+    unsigned char *bytes;
+    uint64_t size;
+};
+Buffer buffers[MOST_BUFFERS];
+int buffer_count = 0;
+
+unsigned char *shared = nullptr;
+u32 shared_size = 0;
+
+void check_global(const void *at, uint64_t size, uint64_t alignment) {
+    const unsigned char *from = (const unsigned char *)at;
+    if ((uintptr_t)at % alignment) fail("a global access of %d bytes is misaligned", (int)size);
+    for (int i = 0; i < buffer_count; i++)
+        if (from >= buffers[i].bytes && from + size <= buffers[i].bytes + buffers[i].size) return;
+    fail("a global access of %d bytes lies outside of every buffer", (int)size);
+}
+
+void check_shared(u32 at, u32 size) {
+    if (at % size) fail("a shared access of %u bytes at %u is misaligned", size, at);
+    if (at > shared_size || size > shared_size - at) fail("a shared access of %u bytes at %u is beyond %u", size, at, shared_size);
+}
+
+// ---- lanes ----
+
+enum State { READY, AT_WARP, AT_BARRIER, DONE };
+enum Kind { NONE, SHUFFLE, ANY, LOAD, LOAD_TRANSPOSED, MULTIPLY };
+
+// What a lane brings to something that its warp does together, and what it takes away.
+struct Request {
+    Kind kind;
+    int mask;
+    u32 address;
+    float value;
+    bool flag;
+    u32 words[4], other[2];
+    float sums[4];
+};
+
+const int MOST_COPIES = 4096, MOST_GROUPS = 8;
+struct Copy {
+    u32 to;
+    const void *from;
+    u32 bytes;
+    int group;
+};
+
+const int STACK = 128 * 1024, MOST_LANES = 1024;
+struct Lane {
+    int index;
+    State state;
+    Request request;
+    Copy copies[MOST_COPIES];
+    int copy_count, group;
+    ucontext_t start;
+    jmp_buf at;
+    bool started;
+    unsigned char *stack;
+};
+
+Lane *lanes[MOST_LANES];
+Lane *current = nullptr;
+jmp_buf scheduler;
+ucontext_t scheduler_start;
+int lane_count = 0, block_at[3], grid_size[3];
+uint64_t bank_conflicts = 0, steps = 0;
+
+void wait_as(State state) {
+    current->state = state;
+    if (_setjmp(current->at) == 0) _longjmp(scheduler, 1);
+}
+
+Request &together(Kind kind) {
+    current->request.kind = kind;
+    wait_as(AT_WARP);
+    return current->request;
+}
+
+void (*body)() = nullptr;
+void lane_main() {
+    body();
+    current->state = DONE;
+    _longjmp(scheduler, 1);
+}
+
+void run_lane(Lane *lane) {
+    current = lane;
+    if (_setjmp(scheduler) == 0) {
+        if (lane->started) _longjmp(lane->at, 1);
+        lane->started = true;
+        swapcontext(&scheduler_start, &lane->start);
+    }
+    current = nullptr;
+}
+
+// ---- what a warp does together ----
+
+float element(u32 words, int upper);
+
+// Rows of 8 matrices' worth of 16 bytes each; a phase of 8 rows is free of conflicts if they lie in 8 groups of banks.
+void count_conflicts(const u32 *rows) {
+    int used = 0;
+    for (int i = 0; i < 8; i++) {
+        int group = 1 << (rows[i] / 16 % 8);
+        // The same row twice is one access.
+        bool again = false;
+        for (int j = 0; j < i; j++) again = again || rows[j] == rows[i];
+        if ((used & group) && !again) bank_conflicts++;
+        used |= group;
+    }
+}
+
+// PTX ISA, ldmatrix .x4: lane l gives the address of row l % 8 of matrix l / 8. Of matrix m, word m of lane l gets the
+// elements 2 (l % 4) and the next of row l / 4; with .trans, of column l / 4.
+void load_matrices(Lane **warp, bool transposed) {
+    uint16_t elements[4][8][8];
+    for (int matrix = 0; matrix < 4; matrix++) {
+        u32 rows[8];
+        for (int row = 0; row < 8; row++) {
+            rows[row] = warp[8 * matrix + row]->request.address;
+            check_shared(rows[row], 16);
+            memcpy(elements[matrix][row], shared + rows[row], 16);
+        }
+        count_conflicts(rows);
+    }
+    for (int l = 0; l < 32; l++)
+        for (int m = 0; m < 4; m++) {
+            int a = l / 4, b = 2 * (l % 4);
+            u32 low = transposed ? elements[m][b][a] : elements[m][a][b];
+            u32 high = transposed ? elements[m][b + 1][a] : elements[m][a][b + 1];
+            warp[l]->request.words[m] = low | high << 16;
+        }
+}
+
+// PTX ISA, fragments of mma.m16n8k16 with 16-bit elements; i counts a lane's elements of a fragment.
+void multiply(Lane **warp) {
+    float a[16][16], b[16][8], c[16][8];
+    for (int l = 0; l < 32; l++) {
+        Request &r = warp[l]->request;
+        int group = l / 4, in_group = l % 4;
+        for (int i = 0; i < 8; i++) {
+            int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
+            int column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+            a[row][column] = element(r.words[i / 2], i & 1);
+        }
+        for (int i = 0; i < 4; i++) b[in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)][group] = element(r.other[i / 2], i & 1);
+        for (int i = 0; i < 4; i++) c[i < 2 ? group : group + 8][in_group * 2 + (i & 1)] = r.sums[i];
+    }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++)
+            for (int column = 0; column < 8; column++) c[row][column] += a[row][k] * b[k][column];
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < 4; i++) warp[l]->request.sums[i] = c[i < 2 ? l / 4 : l / 4 + 8][l % 4 * 2 + (i & 1)];
+}
+
+void shuffle(Lane **warp) {
+    float values[32];
+    for (int l = 0; l < 32; l++) values[l] = warp[l]->request.value;
+    for (int l = 0; l < 32; l++) warp[l]->request.value = values[l ^ warp[l]->request.mask];
+}
+
+void any(Lane **warp) {
+    bool some = false;
+    for (int l = 0; l < 32; l++) some = some || warp[l]->request.flag;
+    for (int l = 0; l < 32; l++) warp[l]->request.flag = some;
+}
+
+void carry_out(Lane **warp) {
+    Kind kind = warp[0]->request.kind;
+    for (int l = 1; l < 32; l++)
+        if (warp[l]->request.kind != kind) fail("lanes of a warp do different things together");
+    switch (kind) {
+    case SHUFFLE: shuffle(warp); break;
+    case ANY: any(warp); break;
+    case LOAD: load_matrices(warp, false); break;
+    case LOAD_TRANSPOSED: load_matrices(warp, true); break;
+    case MULTIPLY: multiply(warp); break;
+    default: fail("a warp does nothing together");
+    }
+    for (int l = 0; l < 32; l++) warp[l]->state = READY;
+}
+
+// ---- blocks ----
+
+uint64_t random_state = 0;
+u32 random_below(u32 bound) {
+    random_state += 0x9E3779B97F4A7C15u;
+    uint64_t mixed = (random_state ^ random_state >> 30) * 0xBF58476D1CE4E5B9u;
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBu;
+    return (u32)((mixed ^ mixed >> 31) % bound);
+}
+
+void shuffle_order(int *order, int count) {
+    for (int i = 0; i < count; i++) order[i] = i;
+    for (int i = count - 1; i > 0; i--) {
+        int j = random_below(i + 1), kept = order[i];
+        order[i] = order[j];
+        order[j] = kept;
+    }
+}
+
+// Runs a warp until all its lanes wait at a barrier or are done; says which.
+State run_warp(Lane **warp) {
+    int order[32];
+    for (;;) {
+        // Between two meetings the lanes of a warp run in any order.
+        shuffle_order(order, 32);
+        for (int i = 0; i < 32; i++)
+            if (warp[order[i]]->state == READY) run_lane(warp[order[i]]);
+        State state = warp[0]->state;
+        for (int l = 1; l < 32; l++)
+            if (warp[l]->state != state) fail("lanes of a warp part: some are done or at a barrier, some are not");
+        if (state != AT_WARP) return state;
+        carry_out(warp);
+        steps++;
+    }
+}
+
+void run_block() {
+    memset(shared, POISON, shared_size);
+    for (int i = 0; i < lane_count; i++) {
+        Lane *lane = lanes[i];
+        lane->state = READY;
+        lane->started = false;
+        lane->copy_count = lane->group = 0;
+        getcontext(&lane->start);
+        lane->start.uc_stack.ss_sp = lane->stack;
+        lane->start.uc_stack.ss_size = STACK;
+        lane->start.uc_link = nullptr;
+        makecontext(&lane->start, lane_main, 0);
+    }
+    int warps = lane_count / 32, order[MOST_LANES / 32];
+    for (;;) {
+        shuffle_order(order, warps);
+        State state = run_warp(lanes + 32 * order[0]);
+        for (int i = 1; i < warps; i++)
+            if (run_warp(lanes + 32 * order[i]) != state) fail("some warps of a block are done, some wait at a barrier");
+        if (state == DONE) return;
+        for (int i = 0; i < lane_count; i++) lanes[i]->state = READY;
+    }
+}
+
+void run_grid(void (*kernel)(), int threads, u32 seed) {
+    if (threads % 32 || threads > MOST_LANES) fail("a block of %d threads", threads);
+    body = kernel;
+    random_state = seed;
+    lane_count = threads;
+    for (int i = 0; i < threads; i++) {
+        lanes[i] = new Lane();
+        lanes[i]->index = i;
+        lanes[i]->stack = (unsigned char *)malloc(STACK);
+    }
+    for (block_at[2] = 0; block_at[2] < grid_size[2]; block_at[2]++)
+        for (block_at[1] = 0; block_at[1] < grid_size[1]; block_at[1]++)
+            for (block_at[0] = 0; block_at[0] < grid_size[0]; block_at[0]++) run_block();
+}
+
+} // namespace twin

@@ -1,0 +1,46 @@
+// One launch, read from standard input and answered on standard output; src: tests/twin_machine.rs.
+//
+// In: u32 grid[3], threads, shared bytes, seed, size of Params, buffers; Params, whose first POINTERS fields hold 0 or the
+// number of a buffer, from 1 on; then each buffer as u64 size and bytes. Out: the buffers' bytes in order; u64 conflicts.
+#pragma once
+
+static Params launch_params;
+static void launch_kernel() { ENTRY(launch_params); }
+
+static void read_all(void *to, size_t size) {
+    if (fread(to, 1, size, stdin) != size) twin::fail("the launch ends early");
+}
+
+int main() {
+    const int POINTERS = 16;
+    u32 header[8];
+    read_all(header, sizeof header);
+    if (header[6] != sizeof(Params)) twin::fail("Params has %u bytes there and %d here", header[6], (int)sizeof(Params));
+    read_all(&launch_params, sizeof launch_params);
+    twin::buffer_count = (int)header[7];
+    if (twin::buffer_count > twin::MOST_BUFFERS) twin::fail("%d buffers", twin::buffer_count);
+    for (int i = 0; i < twin::buffer_count; i++) {
+        twin::Buffer &buffer = twin::buffers[i];
+        read_all(&buffer.size, 8);
+        unsigned char *whole = (unsigned char *)aligned_alloc(4096, (buffer.size + 2 * twin::GUARD + 4095) / 4096 * 4096);
+        memset(whole, twin::GUARD_BYTE, buffer.size + 2 * twin::GUARD);
+        buffer.bytes = whole + twin::GUARD;
+        read_all(buffer.bytes, buffer.size);
+    }
+    uint64_t *pointers = (uint64_t *)&launch_params;
+    for (int i = 0; i < POINTERS; i++)
+        if (pointers[i]) pointers[i] = (uint64_t)twin::buffers[pointers[i] - 1].bytes;
+    for (int i = 0; i < 3; i++) twin::grid_size[i] = (int)header[i];
+    twin::shared_size = header[4];
+    twin::shared = (unsigned char *)aligned_alloc(1024, (header[4] + 1023) / 1024 * 1024 + 1024);
+    twin::run_grid(launch_kernel, (int)header[3], header[5]);
+    for (int i = 0; i < twin::buffer_count; i++) {
+        const twin::Buffer &buffer = twin::buffers[i];
+        for (int j = 0; j < twin::GUARD; j++)
+            if (buffer.bytes[-1 - j] != twin::GUARD_BYTE || buffer.bytes[buffer.size + j] != twin::GUARD_BYTE)
+                twin::fail("something was written beside buffer %d", i + 1);
+        fwrite(buffer.bytes, 1, buffer.size, stdout);
+    }
+    fwrite(&twin::bank_conflicts, 8, 1, stdout);
+    return 0;
+}
