@@ -31,10 +31,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     for (title, arguments) in CARGO_STEPS {
         log.step(title, || run_through(title, &mut cargo_step(workspace, arguments)))?;
     }
-    log.step("short demo", || {
-        let program = workspace.build()?;
-        run_through("short demo", workspace.program(&program).args(["run", "demo", "--short"]))
-    })?;
+    let program = log.step("application", || workspace.build())?;
+    log.step("CUDA kernels", || run_through("CUDA kernels", workspace.program(&program).args(["kernels", "check"])))?;
+    log.step("short demo", || run_through("short demo", workspace.program(&program).args(["run", "demo", "--short"])))?;
     log.summary("every check passed");
     Ok(())
 }
@@ -66,13 +65,13 @@ struct Log {
 
 impl Log {
     /// Runs one step between two lines that name it; a failure prints the summary first.
-    fn step(&mut self, title: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn step<T>(&mut self, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         say(format!("== {title}"));
         let start = Instant::now();
         let outcome = work();
         self.rows.push((title.to_owned(), start.elapsed(), outcome.is_ok()));
         match &outcome {
-            Ok(()) => say(format!("== {title}: {}", seconds(start.elapsed()))),
+            Ok(_) => say(format!("== {title}: {}", seconds(start.elapsed()))),
             Err(_) => self.summary("stopped at the first failure"),
         }
         outcome
@@ -103,7 +102,7 @@ mod tests {
     fn a_failing_step_is_marked_and_its_error_handed_on() {
         let mut log = Log::default();
         log.step("good", || Ok(())).unwrap();
-        let error = log.step("bad", || Err(Stop::with_code(101, "no").into())).unwrap_err();
+        let error = log.step::<()>("bad", || Err(Stop::with_code(101, "no").into())).unwrap_err();
         assert_eq!(error.downcast_ref::<Stop>().unwrap().code, 101);
         let lines = log.lines();
         assert!(lines[0].starts_with("good") && lines[0].ends_with("ok"), "{lines:?}");

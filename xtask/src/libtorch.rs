@@ -5,7 +5,7 @@
 //! is never linked, since the application opens it at run time where there is a GPU. Beside it lies CUDA's run-time
 //! compiler, unless libtorch came with one: with it the kernels of this project compile on any machine.
 
-mod links;
+pub(crate) mod links;
 mod nvrtc;
 mod pypi;
 mod source;
@@ -114,7 +114,7 @@ fn clear_leftovers(home: &Path) -> Result<()> {
 }
 
 /// Removes a folder with all that is in it; an absent one is fine.
-fn remove_folder(folder: &Path) -> Result<()> {
+pub(crate) fn remove_folder(folder: &Path) -> Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", folder.display()))

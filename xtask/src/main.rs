@@ -1,9 +1,10 @@
-//! The project's own commands: `cargo xtask setup`, `test`, `demo`, `golden` and `bench`.
+//! The project's own commands: `cargo xtask setup`, `test`, `demo`, `golden`, `bench` and `gpu-bundle`.
 //!
 //! Plain Rust with two small dependencies, so that it compiles in seconds on a machine that has nothing else yet.
 //! It links no libtorch: fetching that is its first task.
 
 mod bench;
+mod bundle;
 mod checks;
 mod demo;
 mod golden;
@@ -25,6 +26,7 @@ usage: cargo xtask <command>
   demo [ARGS..]    setup, build, then `bowline run demo ARGS..`
   golden [ARGS..]  remake the golden data, or compare it with --check (needs Python packages)
   bench [ARGS..]   setup, then every benchmark, in the profile that everything else uses
+  gpu-bundle [DIR] setup, then a folder that tests and measures the kernels on a machine with a GPU and no Rust
 ";
 
 fn main() -> ExitCode {
@@ -54,6 +56,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         ("demo", _) => demo::run(&workspace, rest),
         ("golden", _) => golden::run(&workspace, rest),
         ("bench", _) => bench::run(&workspace, rest),
+        ("gpu-bundle", _) => bundle::run(&workspace, rest),
         ("setup" | "test", [extra, ..]) => stop::stop!("`cargo xtask {command}` takes no argument, got `{extra}`"),
         _ => Err(Stop::new(format!("unknown command `{command}`\n\n{USAGE}")).into()),
     }

@@ -77,18 +77,24 @@ impl Workspace {
 
     /// Builds the application as plain `cargo build` does, cargo's progress shown, and returns the program.
     pub(crate) fn build(&self) -> Result<PathBuf> {
+        self.build_with(&["build"], "bowline")
+    }
+
+    /// Calls cargo with `arguments`, which build, and returns the program `name` that came of it.
+    pub(crate) fn build_with(&self, arguments: &[&str], name: &str) -> Result<PathBuf> {
         self.announce_first_build();
         let output = self
             .cargo()
-            .args(["build", "--message-format", "json-render-diagnostics"])
+            .args(arguments)
+            .args(["--message-format", "json-render-diagnostics"])
             .stderr(Stdio::inherit())
             .output()
             .context("cargo does not run")?;
         if !output.status.success() {
             return Err(Stop::with_code(exit_code(output.status), "the build failed").into());
         }
-        built_program(&String::from_utf8_lossy(&output.stdout), "bowline")
-            .context("cargo built no program named bowline")
+        built_program(&String::from_utf8_lossy(&output.stdout), name)
+            .with_context(|| format!("cargo built no program named {name}"))
     }
 
     /// Says what the long silence will be, if libtorch's bindings have not been compiled here before.

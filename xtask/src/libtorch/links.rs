@@ -46,7 +46,7 @@ pub(crate) fn needed(folder: &Path) -> Result<BTreeMap<String, PathBuf>> {
 }
 
 /// What the dynamic linker finds for `library`: name, and file unless there is none.
-fn dependencies(library: &Path) -> Result<Vec<(String, Option<PathBuf>)>> {
+pub(crate) fn dependencies(library: &Path) -> Result<Vec<(String, Option<PathBuf>)>> {
     let output = Command::new("ldd").arg(library).env("LC_ALL", "C").output();
     let output = output.context("`ldd`, a part of the C library, does not run")?;
     if !output.status.success() {
@@ -70,7 +70,7 @@ fn parsed(output: &str) -> Vec<(String, Option<PathBuf>)> {
     output.lines().filter_map(line).collect()
 }
 
-fn is_system(path: &Path) -> bool {
+pub(crate) fn is_system(path: &Path) -> bool {
     SYSTEM.iter().any(|folder| path.starts_with(folder))
 }
 

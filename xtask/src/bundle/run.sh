@@ -1,0 +1,156 @@
+#!/usr/bin/env bash
+# Everything that a machine with a GPU can tell about this build: see README.txt beside this script.
+set -u -o pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+python=${PYTHON:-python3}
+all_steps="environment doctor kernels case_table contract memcheck racecheck bench_attention bench_heads model speed"
+
+lacks() {
+    echo "run.sh: $*" >&2
+    exit 2
+}
+
+case "${1:-}" in
+    "") ;;
+    --list) echo "$all_steps"; exit 0 ;;
+    *) sed 's/^/  /' "$here/README.txt"; exit 2 ;;
+esac
+
+# --- PyTorch's libraries -------------------------------------------------------------------------------------------------
+# Called from the root folder, lest a file here named like a module be imported instead.
+found=$(cd / && "$python" - <<'PY'
+import importlib.metadata, importlib.util, sys
+try:
+    version = importlib.metadata.version("torch")
+    print(version, list(importlib.util.find_spec("torch").submodule_search_locations)[0], sep="\n")
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+PY
+) || lacks "$python has no PyTorch; set PYTHON to one that has PyTorch 2.11.0"
+version=${found%%$'\n'*}
+torch=${found#*$'\n'}
+case "$version" in
+    2.11.0 | 2.11.0+*) ;;
+    *) lacks "the PyTorch of $python is $version; this build needs 2.11.0" ;;
+esac
+[ -e "$torch/lib/libtorch_cpu.so" ] || lacks "$torch/lib has no libtorch_cpu.so"
+# The programs look for libtorch in the folder `torch` of this bundle before anywhere else.
+ln -sfn "$torch/lib" "$here/torch" || lacks "cannot make the link $here/torch: copy the bundle to a folder that can be written"
+
+export BOWLINE_ASSETS="$here/assets"
+export BOWLINE_KERNEL_CACHE="$here/kernel-cache"
+export HF_HUB_OFFLINE=1
+export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+bowline="$here/bin/bowline"
+contract="$here/bin/contract"
+
+if ! complaint=$("$bowline" --version 2>&1); then
+    case "$complaint" in
+        *GLIBCXX* | *CXXABI* | *GCC_*)
+            export LD_LIBRARY_PATH="$here/lib/compiler:$LD_LIBRARY_PATH"
+            complaint=$("$bowline" --version 2>&1) || lacks "the program does not start: $complaint"
+            ;;
+        *GLIBC_*) lacks "this system's C library is too old for this build: $complaint" ;;
+        *) lacks "the program does not start: $complaint" ;;
+    esac
+fi
+
+# --- The device ----------------------------------------------------------------------------------------------------------
+field() {
+    "$bowline" doctor --json | "$python" -c "import json, sys; print(json.load(sys.stdin)['cuda']['$1'])"
+}
+device=none
+if [ "$(field available)" = True ]; then
+    device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
+    device=${device:-cuda}
+fi
+slug=$(printf '%s' "$device" | tr -cs 'A-Za-z0-9' '-' | sed 's/^-//; s/-$//')
+out="$here/results/$(date -u +%Y-%m-%d_%H%M%S)_$slug"
+mkdir -p "$out" || lacks "cannot make $out"
+cp "$here/commit.txt" "$out/"
+echo "device: $device" | tee "$out/summary.txt"
+
+# --- Steps ---------------------------------------------------------------------------------------------------------------
+environment() {
+    date -u
+    uname -a
+    grep PRETTY_NAME /etc/os-release
+    echo "PyTorch $version in $torch"
+    nvidia-smi || echo "no nvidia-smi"
+}
+doctor() { "$bowline" doctor; }
+kernels() { "$bowline" kernels check --json; }
+# Every kernel, forward and backward, under the error budget; writes the entries for the manifest.
+case_table() {
+    BOWLINE_VERIFIED="$out/kernels.json" BOWLINE_DATE=$(date -u +%Y-%m-%d) "$contract" --nocapture on_cuda
+}
+# Every backend over the table, the mutants, the same bits twice. The host twin needs a compiler and was run where this was built.
+contract() { "$contract" --nocapture --skip on_cuda --skip twin; }
+sanitized() {
+    # Without libtorch's own cache of memory every access outside an allocation is seen.
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 1800 "$sanitizer" --tool "$1" --error-exitcode 9 \
+        "$contract" --nocapture on_cuda::every_kernel
+}
+memcheck() { sanitized memcheck; }
+racecheck() { sanitized racecheck; }
+bench_attention() {
+    "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 4096,8192,16384 \
+        --head-dims 128 --out "$out/bench_attention" --json
+}
+bench_heads() {
+    "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 8192 \
+        --head-dims 64,80,256 --out "$out/bench_heads" --json
+}
+# The bundled model gives the same likelihoods whatever computes its attention.
+model() {
+    local text="$out/text.txt" backend
+    find "$here/assets/text" -type f | sort | head -n 1 | xargs head -c 20000 >"$text"
+    for backend in libtorch cuda reference; do
+        echo "$backend"
+        "$bowline" score bundled --text "$text" --device cuda:0 --dtype bfloat16 --backend "$backend" --json |
+            "$python" -c "import json, sys; d = json.load(sys.stdin); print({k: v for k, v in d.items() if not isinstance(v, list)})" || return
+    done
+}
+speed() {
+    local backend
+    for backend in libtorch cuda; do
+        "$bowline" bench score bundled --device cuda:0 --dtype bfloat16 --backend "$backend" --json || return
+        "$bowline" bench train bundled --device cuda:0 --dtype bfloat16 --backend "$backend" --json || return
+    done
+}
+
+failed=0
+run() {
+    local name=$1 begun=$SECONDS state=passed
+    echo "== $name"
+    "$name" >"$out/$name.txt" 2>"$out/$name.err" || { state="FAILED ($?)"; failed=$((failed + 1)); tail -n 5 "$out/$name.err" "$out/$name.txt"; }
+    echo "$name: $state, $((SECONDS - begun)) s" | tee -a "$out/summary.txt"
+}
+skip() {
+    echo "$1: skipped, $2" | tee -a "$out/summary.txt"
+}
+
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
+for name in ${STEPS:-$all_steps}; do
+    case " $all_steps " in *" $name "*) ;; *) lacks "there is no step $name; the steps are $all_steps" ;; esac
+    case "$name" in
+        environment | doctor | kernels) run "$name" ;;
+        *)
+            if [ "$device" = none ]; then
+                skip "$name" "there is no CUDA device"
+            elif [ "${name%check}" != "$name" ] && [ -z "$sanitizer" ]; then
+                skip "$name" "there is no compute-sanitizer"
+            else
+                run "$name"
+            fi
+            ;;
+    esac
+done
+
+# The test program starts as well, whether or not there is anything to run it on.
+"$contract" --list >/dev/null 2>"$out/contract_starts.err" || { echo "contract: does not start" | tee -a "$out/summary.txt"; failed=$((failed + 1)); }
+tar -C "$here/results" -czf "$out.tar.gz" "$(basename "$out")"
+echo "results: $out.tar.gz"
+[ "$failed" -eq 0 ] || exit 1
+[ "$device" != none ] || lacks "there is no CUDA device: $(field explanation)"
