@@ -4,10 +4,12 @@
 //! the folder is flushed after that, or a power cut could leave a name without its content. A file that somebody has
 //! mapped is therefore never truncated: the old content lives on under the mapping.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::disk::{self, Output};
 
 /// Writes a file whole or not at all; `fill` gives the content.
 ///
@@ -17,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// temporary file is gone.
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let pending = Pending::create(path)?;
-    let mut out = BufWriter::with_capacity(1 << 20, &pending.file);
+    let mut out = BufWriter::with_capacity(1 << 20, &pending.out);
     fill(&mut out)?;
     out.flush()?;
     drop(out);
@@ -39,7 +41,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// When the folder cannot be opened or flushed.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    disk::sync(folder)
 }
 
 /// A folder being filled under a temporary name beside its final one.
@@ -65,7 +67,7 @@ impl PendingFolder {
         let parent = parent_of(target);
         fs::create_dir_all(parent)?;
         let temporary = parent.join(temporary_name(target)?);
-        fs::create_dir(&temporary)?;
+        disk::make_folder(&temporary)?;
         Ok(Self { temporary, target: target.to_path_buf(), committed: false })
     }
 
@@ -81,7 +83,7 @@ impl PendingFolder {
     /// When flushing or renaming fails; the temporary folder is then removed.
     pub fn commit(mut self) -> io::Result<()> {
         sync_tree(&self.temporary)?;
-        fs::rename(&self.temporary, &self.target)?;
+        disk::rename(&self.temporary, &self.target)?;
         self.committed = true;
         sync_folder(parent_of(&self.target))
     }
@@ -91,15 +93,14 @@ impl Drop for PendingFolder {
     fn drop(&mut self) {
         if !self.committed {
             // Nothing can be done about a failure here; the name says that it is temporary.
-            let _ = fs::remove_dir_all(&self.temporary);
+            let _ = disk::remove_folder(&self.temporary);
         }
     }
 }
 
 /// A file under its temporary name; removed when dropped before its commit.
 struct Pending {
-    file: File,
-    temporary: PathBuf,
+    out: Output,
     committed: bool,
 }
 
@@ -107,13 +108,12 @@ impl Pending {
     fn create(target: &Path) -> io::Result<Self> {
         let temporary = parent_of(target).join(temporary_name(target)?);
         // create_new and not a library's temporary file: that one is readable by its owner alone, after the rename too.
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        Ok(Self { file, temporary, committed: false })
+        Ok(Self { out: disk::create_new(&temporary)?, committed: false })
     }
 
     fn commit(mut self, target: &Path) -> io::Result<()> {
-        self.file.sync_all()?;
-        fs::rename(&self.temporary, target)?;
+        self.out.sync()?;
+        disk::rename(self.out.path(), target)?;
         self.committed = true;
         sync_folder(parent_of(target))
     }
@@ -122,7 +122,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.committed {
-            let _ = fs::remove_file(&self.temporary);
+            let _ = disk::remove_file(self.out.path());
         }
     }
 }
@@ -150,7 +150,7 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
         if kind.is_dir() {
             sync_tree(&entry.path())?;
         } else if kind.is_file() {
-            File::open(entry.path())?.sync_all()?;
+            disk::sync(&entry.path())?;
         }
     }
     sync_folder(folder)
@@ -158,6 +158,8 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {

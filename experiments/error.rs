@@ -24,12 +24,13 @@ pub enum FailureKind {
 pub struct Failure {
     kind: FailureKind,
     message: String,
+    disk_full: bool,
 }
 
 impl Failure {
     /// A failure of the given kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), disk_full: false }
     }
 
     /// Usage or configuration, exit code 2.
@@ -50,6 +51,17 @@ impl Failure {
     /// Its kind.
     pub fn kind(&self) -> FailureKind {
         self.kind
+    }
+
+    /// Whether the reason is a disk or quota with no room left.
+    pub fn is_disk_full(&self) -> bool {
+        self.disk_full
+    }
+
+    /// The same failure, which a file operation's error caused.
+    fn caused_by(self, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        Self { disk_full: matches!(error.kind(), StorageFull | QuotaExceeded), ..self }
     }
 
     /// The exit code of the process.
@@ -111,7 +123,11 @@ impl From<crate::json::JsonError> for Failure {
 
 impl From<crate::model::weights::WeightsError> for Failure {
     fn from(error: crate::model::weights::WeightsError) -> Self {
-        Self::from_fault(error.kind(), error.to_string())
+        let failure = Self::from_fault(error.kind(), error.to_string());
+        match &error {
+            crate::model::weights::WeightsError::Io { source, .. } => failure.caused_by(source),
+            _ => failure,
+        }
     }
 }
 
@@ -141,5 +157,5 @@ impl From<eval::ModelError> for Failure {
 
 /// A file operation failed: the path and the system's reason.
 pub fn io_failure(doing: &str, path: &std::path::Path, error: &std::io::Error) -> Failure {
-    Failure::data(format!("could not {doing} {}: {error}", path.display()))
+    Failure::data(format!("could not {doing} {}: {error}", path.display())).caused_by(error)
 }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod describe;
+pub mod disk;
 pub mod error;
 pub mod evaluate;
 pub mod fault;

@@ -18,7 +18,7 @@ const COMMANDS: [(&str, &[&str]); 14] = [
     ("eval", &["perplexity", "passkey"]),
     ("eval perplexity", &["<MODEL>", "--lengths", "--data", "--protocol", "--stride", "--seed", "--out", "--format"]),
     ("eval passkey", &["<MODEL>", "--lengths", "--variant", "--depths", "--trials", "--seed", "--out", "--format"]),
-    ("train", &["<RECIPE>", "--set", "--resume", "--out", "--device", "--dry-run"]),
+    ("train", &["<RECIPE>", "--set", "--resume", "--allow-change", "--out", "--device", "--dry-run"]),
     ("run", &["<STUDY>", "--set", "--out", "--short", "--device"]),
     ("report", &["<RUNS>...", "--out"]),
     ("bench score", &["<MODEL>", "--lengths", "--repeats", "--json"]),

@@ -4,13 +4,18 @@
 //! Runs of one test share a folder, and with it the tokenized text.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use bowline::config::Recipe;
+use bowline::disk::{Faults, inject};
 use bowline::error::{Failure, FailureKind};
 use bowline::model::weights::Checkpoint;
 use bowline::runtime::run_dir::RunDir;
-use bowline::runtime::signals::StopFlag;
+use bowline::runtime::signals::{GRACE, StopFlag};
 use bowline::train::{Resume, RunOptions, StepMetrics, read_metrics, read_state, train};
+use rustix::io::Errno;
+use tch::{Kind, Tensor};
 use tempfile::TempDir;
 use testkit::{Class, assert_same};
 
@@ -49,15 +54,19 @@ impl Bench {
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
         let recipe = Recipe::layered(&self.recipe, &settings).unwrap();
         let out = self.path(out);
-        train(recipe, &RunOptions { out, resume, device: Some("cpu".to_owned()), dry_run: false }, stop)
+        train(recipe, &options(out, resume), stop)
     }
 
     /// The program on the recipe's file.
-    fn command(&self, out: &str, more: &[&str]) -> std::process::Command {
+    fn command(&self, out: &str, more: &[&str]) -> Command {
         tiny::write(self.home.path(), "recipe.toml", &self.recipe);
         let arguments = ["train", "recipe.toml", "--device", "cpu", "--out", out];
         command(self.home.path(), arguments.iter().chain(more))
     }
+}
+
+fn options(out: PathBuf, resume: Resume) -> RunOptions {
+    RunOptions { out, resume, allow_changes: Vec::new(), device: Some("cpu".to_owned()), dry_run: false }
 }
 
 /// What must be equal of every step: the number of the step, of its tokens, and the bits of what was computed.
@@ -121,9 +130,7 @@ fn moments_matter_for_going_on() {
     let text = bench.recipe.split_once("[model.new]").unwrap();
     let (_, rest) = text.1.split_once("[optimizer]").unwrap();
     let recipe = Recipe::layered(&format!("{}[optimizer]{rest}", text.0), &[start]).unwrap();
-    let options =
-        RunOptions { out: bench.path("weights"), resume: Resume::Never, device: Some("cpu".into()), dry_run: false };
-    let run = train(recipe, &options, &StopFlag::default()).unwrap();
+    let run = train(recipe, &options(bench.path("weights"), Resume::Never), &StopFlag::default()).unwrap();
     assert_ne!(trace(&run)[0].2, trace(&straight)[4].2, "the comparison of bits would not see a forgotten state");
 }
 
@@ -149,9 +156,12 @@ fn sigterm_exits_5_with_a_checkpoint_and_resuming_ends_with_the_same_bits() {
     let mut running = Running::start(bench.command("stopped", &[]));
     let run = bench.path("stopped");
     running.until_lines(&run.join("metrics.jsonl"), 3);
+    // As launchers do: to the process, and to its group.
+    running.signal("TERM");
     running.signal("TERM");
     let stopped = running.finished().expect(5);
-    assert!(stopped.err.contains("bowline: stopped at step "), "{stopped}");
+    assert!(stopped.err.contains("bowline: SIGTERM: stopping after the step in hand"), "{stopped}");
+    assert!(stopped.err.contains("bowline: stopped at step ") && !stopped.err.contains("again"), "{stopped}");
     let lines = trace(&run).len() as u64;
     assert!((3..150).contains(&lines), "the signal came after {lines} steps");
     assert_eq!(read_state(&step(&run, lines)).unwrap().step, lines, "the checkpoint is whole and of the last step");
@@ -181,56 +191,161 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     assert!(!files(&run).iter().any(|file| file.contains(".tmp-")));
 }
 
-#[test]
-fn a_second_interrupt_ends_the_process_at_once() {
-    let mut bench = Bench::with_one_stage(5);
-    // Steps of many seconds.
-    bench.recipe = bench.recipe.replace("batch = 4", "batch = 100000");
-    let mut running = Running::start(bench.command("busy", &[]));
-    running.until_lines(&bench.path("busy/provenance.json"), 1);
-    running.signal("INT");
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    running.signal("INT");
-    running.finished().expect(130);
-    assert!(!bench.path("busy/checkpoints").exists());
+/// Two steps that are saved, and a third of many sequences, `micro` of them a pass.
+fn busy(batch: u64, micro: u64) -> Bench {
+    let mut bench = Bench::with_one_stage(2);
+    let stage = bench.recipe.find("[[stage]]").unwrap();
+    let long = bench.recipe[stage..].replace("batch = 4", &format!("batch = {batch}\nmicro_batch = {micro}"));
+    bench.recipe += &format!("{long}[checkpoint]\nevery = 1\n");
+    bench
 }
 
 #[test]
-fn a_damaged_newest_checkpoint_is_passed_over() {
-    let bench = Bench::new();
-    let straight = bench.run("straight", Resume::Never, &[]).unwrap();
-    for damage in ["truncated", "no manifest", "no weights"] {
-        let run = bench.path(damage);
-        copy_folder(&straight, &run);
-        std::fs::remove_dir_all(step(&run, 8)).unwrap();
-        let newest = step(&run, 6);
-        let weights = newest.join("model.safetensors");
-        match damage {
-            "truncated" => {
-                let bytes = std::fs::read(&weights).unwrap();
-                std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
-            }
-            "no manifest" => std::fs::remove_file(newest.join("manifest.json")).unwrap(),
-            _ => std::fs::remove_file(&weights).unwrap(),
-        }
-        let resumed = bench.run(damage, Resume::Auto, &[]).unwrap();
-        assert_eq!(trace(&resumed), trace(&straight), "{damage}");
-        assert_eq!(content(&step(&resumed, 8)), content(&step(&straight, 8)), "{damage}");
-        assert_eq!(content(&step(&resumed, 6)), content(&step(&straight, 6)), "{damage}: made anew");
+fn an_echo_of_a_signal_ends_nothing_and_a_later_one_ends_the_process_at_once() {
+    // To deal so many sequences takes minutes, and little memory before the process is ended.
+    let bench = busy(10_000_000, 0);
+    let run = bench.path("busy");
+    let mut running = Running::start(bench.command("busy", &[]));
+    running.until_lines(&run.join("metrics.jsonl"), 2);
+    running.signal("INT");
+    running.signal("INT");
+    std::thread::sleep(GRACE + Duration::from_millis(100));
+    // Another signal than before, so that the exit code tells which one it was.
+    running.signal("TERM");
+    let ended = running.finished().expect(143);
+    assert!(ended.err.contains("SIGTERM again: stopped at once, nothing saved"), "{ended}");
+    assert_eq!(read_state(&step(&run, 2)).unwrap().step, 2, "what was saved before is whole");
+    assert!(!step(&run, 3).exists());
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_passes_left_of_a_long_step() {
+    let bench = busy(20_000, 4);
+    let run = bench.path("busy");
+    let mut running = Running::start(bench.command("busy", &[]));
+    running.until_lines(&run.join("metrics.jsonl"), 2);
+    running.signal("USR1");
+    let stopped = running.finished().expect(5);
+    assert!(stopped.err.contains("stopped at step 2 of 4; saved busy/checkpoints/step-2"), "{stopped}");
+    assert_eq!(trace(&run).len(), 2);
+    read_state(&step(&run, 2)).unwrap();
+}
+
+#[test]
+fn a_closed_terminal_is_a_stop_unless_it_was_to_be_ignored() {
+    let bench = Bench::with_one_stage(60);
+    let hang_up = |command: Command, out: &str| {
+        let mut running = Running::start(command);
+        running.until_lines(&bench.path(out).join("metrics.jsonl"), 3);
+        running.signal("HUP");
+        running.finished()
+    };
+    let direct = bench.command("direct", &[]);
+    let mut under_nohup = Command::new("nohup");
+    under_nohup.arg(direct.get_program()).args(bench.command("nohup", &[]).get_args());
+    under_nohup.current_dir(bench.path(".")).stdin(Stdio::null()).env("OMP_NUM_THREADS", "1");
+    hang_up(under_nohup, "nohup").expect(0);
+    // A test run that itself ignores the signal hands that on.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().any(|line| line.starts_with("SigIgn:") && line.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']));
+    hang_up(direct, "direct").expect(if ignored { 0 } else { 5 });
+}
+
+/// Ways to damage a checkpoint, each with what is said of it.
+const DAMAGE: [(&str, &str); 4] = [
+    ("truncated", "model.safetensors: is "),
+    ("no manifest", "holds no manifest.json"),
+    ("no weights", "could not read"),
+    ("changed", "model.safetensors: its content differs"),
+];
+
+fn damage(checkpoint: &Path, how: &str) {
+    let weights = checkpoint.join("model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    match how {
+        "truncated" => std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap(),
+        "no manifest" => std::fs::remove_file(checkpoint.join("manifest.json")).unwrap(),
+        "no weights" => std::fs::remove_file(&weights).unwrap(),
+        _ => std::fs::write(&weights, [&bytes[..bytes.len() - 1], &[bytes[bytes.len() - 1] ^ 1]].concat()).unwrap(),
     }
 }
 
 #[test]
-fn a_checkpoint_whose_bytes_changed_is_refused_by_name() {
+fn a_damaged_newest_checkpoint_is_passed_over_with_a_warning() {
+    let bench = Bench::new();
+    let straight = bench.run("straight", Resume::Never, &[]).unwrap();
+    for (how, said) in DAMAGE {
+        let out = how.replace(' ', "-");
+        let run = bench.path(&out);
+        copy_folder(&straight, &run);
+        std::fs::remove_dir_all(step(&run, 8)).unwrap();
+        damage(&step(&run, 6), how);
+        let resumed = Running::start(bench.command(&out, &[])).finished().expect(0);
+        let warnings: Vec<&str> = resumed.err.lines().filter(|line| line.starts_with("warning: ")).collect();
+        let [warning] = warnings[..] else { panic!("{resumed}") };
+        assert!(warning.contains("step-6 is passed over as damaged") && warning.contains(said), "{warning}");
+        assert!(resumed.err.contains("goes on from") && resumed.err.contains("(step 4)"), "{resumed}");
+        assert_eq!(trace(&run), trace(&straight), "{how}");
+        assert_eq!(content(&step(&run, 8)), content(&step(&straight, 8)), "{how}");
+        assert_eq!(content(&step(&run, 6)), content(&step(&straight, 6)), "{how}: made anew");
+        assert!(run.join("checkpoints-before-1/step-6").exists(), "{how}: what is left of it can be looked at");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_that_is_asked_for_is_refused_by_name() {
     let bench = Bench::new();
     let run = bench.run("run", Resume::Never, &[]).unwrap();
-    let path = step(&run, 8).join("optimizer/model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(&path, bytes).unwrap();
-    let refused = bench.run("other", Resume::From(step(&run, 8)), &[]).unwrap_err();
-    assert_eq!(refused.kind(), FailureKind::Data);
-    assert!(refused.to_string().contains("optimizer/model.safetensors"), "{refused}");
+    for (how, said) in DAMAGE {
+        let copy = bench.path(&how.replace(' ', "-"));
+        copy_folder(&step(&run, 8), &copy);
+        damage(&copy, how);
+        let refused = bench.run("other", Resume::From(copy), &[]).unwrap_err();
+        assert_eq!(refused.exit_code(), 3, "{how}: {refused}");
+        assert!(refused.to_string().contains(said) && refused.to_string().lines().count() == 1, "{how}: {refused}");
+    }
+    let refused = bench.run("other", Resume::From(run), &[]).unwrap_err();
+    assert!(refused.exit_code() == 3 && refused.to_string().contains("RUN/checkpoints/step-100"), "{refused}");
+}
+
+#[test]
+fn going_on_from_an_earlier_checkpoint_sets_the_later_ones_aside() {
+    let bench = Bench::new();
+    let run = bench.run("run", Resume::Never, &["checkpoint.keep=2"]).unwrap();
+    let later = content(&step(&run, 8));
+    let again = bench.run("run", Resume::From(step(&run, 6)), &["checkpoint.keep=2"]).unwrap();
+    assert_eq!(content(&step(&again, 8)), later);
+    assert_eq!(content(&run.join("checkpoints-before-1/step-8")), later);
+}
+
+#[test]
+fn a_save_that_fails_anywhere_leaves_something_whole_to_go_on_from() {
+    let bench = Bench::with_one_stage(3);
+    let every = ["checkpoint.every=1"];
+    let straight = bench.run("straight", Resume::Never, &every).unwrap();
+    // Every seventh operation, of three saves; the store's own tests take every one.
+    for at in (1..).step_by(7) {
+        let out = format!("at-{at}");
+        let under = bench.path(&out).join("checkpoints");
+        let injection = inject(Faults { under, at, reason: Errno::NOSPC, dead: at % 2 == 0 });
+        let failed = bench.run(&out, Resume::Auto, &every);
+        let struck = injection.struck();
+        drop(injection);
+        if let Err(failure) = &failed {
+            let said = failure.to_string();
+            assert!(failure.exit_code() == 2 && said.starts_with("the disk is full"), "{at}: {said}");
+            assert_eq!(said.lines().count(), 1, "{at}: {said}");
+        }
+        let run = bench.run(&out, Resume::Auto, &every).unwrap();
+        assert_eq!(trace(&run), trace(&straight), "operation {at}");
+        assert_eq!(content(&step(&run, 3)), content(&step(&straight, 3)), "operation {at}");
+        if !struck {
+            failed.unwrap();
+            assert!(at > 60, "only {at} operations in three saves");
+            break;
+        }
+        std::fs::remove_dir_all(run).unwrap();
+    }
 }
 
 #[test]
@@ -267,15 +382,80 @@ fn a_changed_recipe_is_refused_on_resume_and_leaves_the_run_as_it_was() {
     std::fs::remove_dir_all(step(&run, 8)).unwrap();
     let about = |file: &str| std::fs::read(run.join(file)).unwrap();
     let before = (about("resolved.toml"), about("metrics.jsonl"), about("provenance.json"));
-    for change in ["optimizer.learning_rate=2e-2", "seed=8", "stage.1.steps=4", "model.new.rope_theta=20000.0"] {
+    let cases = [
+        ("optimizer.learning_rate=2e-2", "optimizer.learning_rate: 0.02 in the recipe, 0.01 in the checkpoint"),
+        ("seed=8", "seed: 8 in the recipe, 7 in the checkpoint"),
+        ("stage.1.steps=4", "stage.1.steps: 4 in the recipe, 3 in the checkpoint (steps can be added where"),
+        ("model.new.rope_theta=20000.0", "model.new.rope_theta: 20000.0 in the recipe, 10000.0 in the checkpoint"),
+    ];
+    for (change, line) in cases {
         let refused = bench.run("run", Resume::Auto, &[change]).unwrap_err();
-        assert_eq!(refused.kind(), FailureKind::Config, "{change}");
+        assert_eq!(refused.exit_code(), 2, "{change}");
         let said = refused.to_string();
-        assert!(said.contains("step-6") && said.contains("recipe"), "{change}: {said}");
+        assert!(said.contains("step-6 was written by another recipe:\n") && said.contains(line), "{change}: {said}");
+        assert_eq!(said.lines().count(), 3, "{change}: {said}");
         assert_eq!((about("resolved.toml"), about("metrics.jsonl"), about("provenance.json")), before, "{change}");
     }
     // What only says when to save may change.
-    bench.run("run", Resume::Auto, &["checkpoint.every=3"]).unwrap();
+    bench.run("run", Resume::Auto, &["checkpoint.every=3", "description=words", "name=other"]).unwrap();
+}
+
+#[test]
+fn a_change_that_the_user_allows_is_made() {
+    let bench = Bench::new();
+    let run = bench.run("run", Resume::Auto, &[]).unwrap();
+    std::fs::remove_dir_all(step(&run, 8)).unwrap();
+    let rate = |run: &Path| read_metrics(run).unwrap()[7].learning_rate;
+    let before = rate(&run);
+    let more = ["--set", "optimizer.learning_rate=2e-2", "--allow-change", "optimizer.learning_rate"];
+    Running::start(bench.command("run", &more)).finished().expect(0);
+    assert!((rate(&run) / before - 2.0).abs() < 1e-12);
+    let refused = Running::start(bench.command("run", &["--allow-change", "model"])).finished().expect(2);
+    assert!(refused.err.contains("--allow-change model"), "{refused}");
+}
+
+#[test]
+fn steps_that_are_added_at_a_constant_rate_are_those_of_a_longer_run() {
+    let bench = Bench::with_one_stage(3);
+    let constant = "optimizer.schedule=constant";
+    let longer = [constant, "stage.0.steps=6"];
+    let straight = bench.run("straight", Resume::Never, &longer).unwrap();
+    bench.run("run", Resume::Auto, &[constant]).unwrap();
+    let run = bench.run("run", Resume::Auto, &longer).unwrap();
+    assert_eq!(trace(&run), trace(&straight));
+    assert_eq!(content(&step(&run, 6)), content(&step(&straight, 6)));
+}
+
+/// Numbers of a stored tensor as float32.
+fn stored(folder: &Path, name: &str) -> Tensor {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let view = checkpoint.tensor(name).unwrap();
+    let kind = if view.dtype.size() == 2 { Kind::BFloat16 } else { Kind::Float };
+    let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
+    Tensor::from_data_size(view.data, &shape, kind)
+}
+
+#[test]
+fn a_bfloat16_run_keeps_float32_weights_and_goes_on_with_the_same_bits() {
+    let bench = Bench::new();
+    let low = "model.dtype=bfloat16";
+    let straight = bench.run("straight", Resume::Never, &[low]).unwrap();
+    for k in [4, 6] {
+        let resumed = bench.run(&format!("from-{k}"), Resume::From(step(&straight, k)), &[low]).unwrap();
+        assert_eq!(trace(&resumed), trace(&straight)[k as usize..], "taken up at {k}");
+        assert_eq!(content(&step(&resumed, 8)), content(&step(&straight, 8)), "taken up at {k}");
+    }
+    let (end, name) = (step(&straight, 8), "model.layers.0.mlp.up_proj.weight");
+    let (weight, master) = (stored(&end, name), stored(&end.join("optimizer"), &format!("master.{name}")));
+    assert_eq!((weight.kind(), master.kind()), (Kind::BFloat16, Kind::Float));
+    assert!(weight.equal(&master.to_kind(Kind::BFloat16)), "weights are masters, rounded");
+    assert!(!weight.to_kind(Kind::Float).equal(&master), "and not the other way round");
+    for (out, dtype, expected) in [("trained", None, &weight), ("full", Some("float32"), &master)] {
+        let dtype = dtype.into_iter().flat_map(|dtype| ["--dtype", dtype]);
+        let arguments = ["export", "straight", out].into_iter().chain(dtype);
+        bowline(&bench.path("."), arguments).expect(0);
+        assert!(stored(&bench.path(out), name).equal(expected), "{out}");
+    }
 }
 
 #[test]
@@ -378,6 +558,22 @@ fn a_loss_that_is_not_finite_stops_the_run_before_anything_moves() {
     assert!(said.contains("step 1") && said.contains("NaN") && said.contains("nothing was updated"), "{said}");
     assert!(!bench.path("run/checkpoints").exists(), "nothing that looks like a result");
     assert_eq!(read_metrics(&bench.path("run")).unwrap(), []);
+}
+
+#[test]
+fn steps_that_are_not_finite_are_passed_over_as_often_as_the_recipe_says() {
+    let mut bench = Bench::with_one_stage(5);
+    poisoned(&bench.path("poisoned"));
+    bench.recipe = starting_from(&bench.recipe, &bench.path("poisoned"));
+    let more = ["--set", "optimizer.non_finite_steps=2"];
+    let stopped = Running::start(bench.command("run", &more)).finished().expect(3);
+    let warnings = stopped.err.lines().filter(|line| line.contains("the step was passed over")).count();
+    assert_eq!(warnings, 2, "{stopped}");
+    assert!(stopped.err.lines().last().unwrap().contains("step 3"), "{stopped}");
+    let found = json(&bench.path("run/not-finite.json"));
+    assert_eq!((found["step"].as_u64(), found["first_sequence"].as_u64()), (Some(3), Some(8)));
+    assert_eq!(found["tokens"].as_array().unwrap().len(), 4);
+    assert_eq!(found["tokens"][0].as_array().unwrap().len(), 33);
 }
 
 #[test]

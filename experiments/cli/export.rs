@@ -10,7 +10,7 @@ use tch::Device;
 use super::output::print;
 use crate::error::{Failure, io_failure};
 use crate::model::{LoadOptions, ModelFolder};
-use crate::train::Store;
+use crate::train::{Store, restore_masters};
 
 /// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card.
 #[derive(Debug, Args)]
@@ -22,7 +22,8 @@ pub struct Export {
     /// Largest weight file in megabytes
     #[arg(long, default_value_t = 5000, value_name = "MB")]
     shard_mb: u64,
-    /// Element type of the weights [default: as trained]
+    /// Element type of the weights [default: as trained]. Of a bfloat16 run, float32 writes the weights that its
+    /// optimizer kept, bfloat16 those rounded
     #[arg(long)]
     dtype: Option<super::options::DtypeName>,
 }
@@ -42,6 +43,9 @@ impl Export {
         let backend = Backend::from_name("libtorch")?;
         let options = LoadOptions { device: Device::Cpu, kind, backend, precision: Precision::HubCompatible };
         let model = ModelFolder::load(&source.to_string_lossy(), options)?;
+        if self.dtype.is_some() {
+            restore_masters(&source, &model)?;
+        }
         let pending =
             crate::atomic::PendingFolder::create(&self.to).map_err(|error| io_failure("make", &self.to, &error))?;
         model.write_sharded(pending.path(), self.shard_mb << 20)?;

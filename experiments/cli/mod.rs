@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command).and_then(|()| output::lost()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("bowline: {failure}");
+            crate::runtime::say!("bowline: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }

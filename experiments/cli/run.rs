@@ -10,16 +10,27 @@ use crate::recipes;
 use crate::runtime::signals::StopFlag;
 use crate::study::{StudyOptions, run_study};
 
+/// How a study goes on.
+const AFTER_HELP: &str = "\
+Going on: there is no --resume; a study always goes on where it stopped. A variant whose result is in the run folder and was \
+made by the same study, base and documents is kept, one whose training was stopped goes on from its newest sound checkpoint, \
+and one whose recipe changed is trained anew, its old checkpoints moved to checkpoints-before-N. Give another folder with \
+--out to start over.\n\n\
+Stopping: SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a closed terminal save a checkpoint if a variant is being trained and exit with \
+code 5; what is being evaluated is evaluated anew. The same signal once more within a second changes nothing; a later one \
+exits at once.";
+
 /// Trains and evaluates the variants of a study and writes its report.
 #[derive(Debug, Args)]
+#[command(after_long_help = AFTER_HELP, after_help = "`bowline run --help` says how a study stops and goes on.")]
 pub struct Run {
     /// Study file, or the name of one that is built in, such as `demo`
     study: String,
-    /// Change one value: `--set evaluation.trials=20`
+    /// Change one value, again for each further one: `--set evaluation.trials=20`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// Run folder [default: runs/NAME]
-    #[arg(long)]
+    /// Run folder: variants, training runs, report [default: runs/NAME, with --short runs/NAME-short]
+    #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// A few steps and trials, to see that all of it works
     #[arg(long)]

@@ -89,7 +89,7 @@ pub enum Dtype {
     /// IEEE single precision.
     #[default]
     Float32,
-    /// Brain floating point; moments stay in float32.
+    /// Brain floating point; the optimizer keeps float32 weights, of which these are the rounded ones, and moments.
     Bfloat16,
 }
 
@@ -208,6 +208,10 @@ pub struct Optimizer {
     /// Largest norm of the gradient; absent: not clipped.
     #[serde(default)]
     pub clip_norm: Option<f64>,
+    /// Steps in a row whose loss or gradient may be not finite: they are passed over without an update. At 0 the first
+    /// one stops the run.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub non_finite_steps: u64,
 }
 
 impl Optimizer {
@@ -262,7 +266,7 @@ impl Stage {
 pub struct CheckpointPolicy {
     /// Steps between checkpoints; 0: only at the end and when interrupted.
     pub every: u64,
-    /// Complete checkpoints kept; at least 1.
+    /// Complete checkpoints kept; at least 2 always are, so that there is one before a newest that was damaged.
     pub keep: usize,
 }
 

@@ -5,3 +5,13 @@ pub mod progress;
 pub mod provenance;
 pub mod run_dir;
 pub mod signals;
+
+/// A line on standard error. Where that is gone, as after a terminal was closed, the line is lost and the work goes on:
+/// `eprintln!` would panic.
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+pub(crate) use say;

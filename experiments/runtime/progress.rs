@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::say;
+
 /// Seconds between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -50,14 +52,14 @@ impl Progress {
             }
         };
         let message = if message.is_empty() { String::new() } else { format!(", {message}") };
-        eprintln!("{}: {done}/{}{message}{left}", self.label, self.total);
+        say!("{}: {done}/{}{message}{left}", self.label, self.total);
     }
 
     /// Takes the bar away.
     pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
-            eprintln!("{}: done in {}", self.label, seconds(self.started.elapsed().as_secs_f64()));
+            say!("{}: done in {}", self.label, seconds(self.started.elapsed().as_secs_f64()));
         }
     }
 }

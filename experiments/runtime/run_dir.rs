@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::io::Errno;
 use serde::Serialize;
 
+use super::say;
 use crate::atomic;
 use crate::error::{Failure, io_failure};
 
@@ -14,6 +17,7 @@ use crate::error::{Failure, io_failure};
 pub struct RunDir {
     path: PathBuf,
     _lock: File,
+    log_failed: AtomicBool,
 }
 
 impl RunDir {
@@ -27,11 +31,12 @@ impl RunDir {
         let lock_path = path.join(".lock");
         let lock = File::create(&lock_path).map_err(|error| io_failure("write", &lock_path, &error))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
-            Err(_) => Err(Failure::config(format!(
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock, log_failed: AtomicBool::new(false) }),
+            Err(Errno::WOULDBLOCK) => Err(Failure::config(format!(
                 "{} is in use by another bowline process; wait for it, or give another folder with --out",
                 path.display()
             ))),
+            Err(error) => Err(io_failure("lock", &lock_path, &error.into())),
         }
     }
 
@@ -75,8 +80,10 @@ impl RunDir {
     /// Appends a line to a log; a full disk is said once and the run goes on.
     pub fn log(&self, line: &str) {
         let opened = std::fs::OpenOptions::new().create(true).append(true).open(self.join("log.txt"));
-        if let Err(error) = opened.and_then(|mut file| writeln!(file, "{line}")) {
-            eprintln!("warning: could not write to {}: {error}", self.join("log.txt").display());
+        if let Err(error) = opened.and_then(|mut file| writeln!(file, "{line}"))
+            && !self.log_failed.swap(true, Ordering::Relaxed)
+        {
+            say!("warning: could not write to {}: {error}; the run goes on", self.join("log.txt").display());
         }
     }
 }

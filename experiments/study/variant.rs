@@ -150,7 +150,7 @@ fn prepared(
     std::fs::create_dir_all(&out).map_err(|error| io_failure("make", &out, &error))?;
     crate::atomic::write_bytes(&key_path, training_key.as_bytes())
         .map_err(|error| io_failure("write", &key_path, &error))?;
-    let options = RunOptions { out: out.clone(), resume, device: None, dry_run: false };
+    let options = RunOptions { out: out.clone(), resume, allow_changes: Vec::new(), device: None, dry_run: false };
     let model = train_model(recipe, base, &options, stop)?;
     let curve = training_curve(&spec.name, &read_metrics(&out)?);
     Ok((model, Some(curve)))

@@ -1,48 +1,23 @@
 //! Checkpoints that are whole or absent.
 //!
-//! A checkpoint is a model folder (config, weights, tokenizer) with the optimizer's moments, `state.json` and a
+//! A checkpoint is a model folder (config, weights, tokenizer) with the optimizer's state, `state.json` and a
 //! `manifest.json` that lists every file with its size and BLAKE3 hash. It is written under a temporary name, flushed,
 //! renamed, and only then may older ones go. One that has no manifest, or whose sizes differ from it, does not count.
 
-use std::collections::BTreeMap;
+mod manifest;
+
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use manifest::seal;
+pub use manifest::{RunState, read_state, verify};
 
 use crate::atomic::{self, PendingFolder};
+use crate::disk;
 use crate::error::{Failure, io_failure};
+use crate::runtime::say;
 
-/// Version of the layout.
-const SCHEMA: u32 = 1;
-const MANIFEST: &str = "manifest.json";
-const STATE: &str = "state.json";
-
-/// Where a run stands, beside weights and moments.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RunState {
-    /// Optimizer steps done.
-    pub step: u64,
-    /// Tokens seen.
-    pub tokens: u64,
-    /// Hash of everything that decides the rest of the run: recipe, sources, tokenizer.
-    pub identity: BTreeMap<String, String>,
-    /// Device and threads; other ones may change the last bits.
-    pub machine: String,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    schema: u32,
-    step: u64,
-    files: Vec<Entry>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    name: String,
-    bytes: u64,
-    blake3: String,
-}
+/// Complete checkpoints that are never removed: should the newest be damaged, there is one before it.
+const LEAST_KEPT: usize = 2;
 
 /// The checkpoints of a run.
 #[derive(Debug)]
@@ -52,16 +27,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// The checkpoints in `folder`, of which the newest `keep` (at least 1) stay.
+    /// The checkpoints in `folder`, of which the newest `keep` (at least two) stay.
     pub fn new(folder: PathBuf, keep: usize) -> Self {
-        Self { folder, keep: keep.max(1) }
+        Self { folder, keep: keep.max(LEAST_KEPT) }
     }
 
     /// Writes checkpoint `step-N`: `fill` puts the files of model and optimizer into the folder that it is given.
     ///
     /// # Errors
     ///
-    /// When there is too little room (`bytes` is what will be written), or writing fails; older ones stay.
+    /// When there is too little room (`bytes` is what will be written; exit code 2), or writing fails; older ones stay.
     pub fn save(
         &self,
         state: &RunState,
@@ -69,31 +44,61 @@ impl Store {
         fill: impl FnOnce(&Path) -> Result<(), Failure>,
     ) -> Result<PathBuf, Failure> {
         std::fs::create_dir_all(&self.folder).map_err(|error| io_failure("make", &self.folder, &error))?;
-        self.remove_stale();
-        self.check_room(bytes)?;
         let target = self.folder.join(format!("step-{}", state.step));
-        if self.complete_at(&target) {
+        if verify(&target, true).is_ok() {
+            // Saved already: those of other runs were set aside when this one began.
             return Ok(target);
         }
-        if target.exists() {
-            std::fs::remove_dir_all(&target).map_err(|error| io_failure("remove", &target, &error))?;
+        self.remove_stale();
+        self.retire();
+        self.check_room(bytes)?;
+        match self.write(&target, state, fill) {
+            Err(failure) if failure.is_disk_full() => Err(self.no_room(state.step, bytes, &failure)),
+            written => written.map(|()| target),
         }
-        let pending = PendingFolder::create(&target).map_err(|error| io_failure("make", &target, &error))?;
+    }
+
+    fn write(
+        &self,
+        target: &Path,
+        state: &RunState,
+        fill: impl FnOnce(&Path) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if target.exists() {
+            // It is damaged.
+            disk::remove_folder(target).map_err(|error| io_failure("remove", target, &error))?;
+        }
+        let pending = PendingFolder::create(target).map_err(|error| io_failure("make", target, &error))?;
         fill(pending.path())?;
-        write_json(&pending.path().join(STATE), state)?;
-        let manifest = Manifest { schema: SCHEMA, step: state.step, files: listed(pending.path())? };
-        write_json(&pending.path().join(MANIFEST), &manifest)?;
-        pending.commit().map_err(|error| io_failure("finish", &target, &error))?;
+        seal(pending.path(), state)?;
+        pending.commit().map_err(|error| io_failure("finish", target, &error))?;
         let latest = self.folder.join("latest");
         atomic::write_bytes(&latest, format!("step-{}\n", state.step).as_bytes())
             .map_err(|error| io_failure("write", &latest, &error))?;
         self.retire();
-        Ok(target)
+        Ok(())
     }
 
-    /// The newest complete checkpoint.
+    /// The newest complete checkpoint, by the sizes of its files.
     pub fn newest(&self) -> Option<PathBuf> {
         self.complete().pop().map(|(_, path)| path)
+    }
+
+    /// The newest checkpoint whose every file has its hash, and its state. Each damaged one that is newer is told of in
+    /// a sentence.
+    ///
+    /// # Errors
+    ///
+    /// When a newer Bowline wrote one.
+    pub fn newest_sound(&self) -> Result<Option<(PathBuf, RunState)>, Failure> {
+        for (_, path) in self.all().into_iter().rev() {
+            match read_state(&path) {
+                Ok(state) => return Ok(Some((path, state))),
+                Err(failure) if failure.exit_code() == 2 => return Err(failure),
+                Err(failure) => say!("warning: {} is passed over as damaged: {failure}", path.display()),
+            }
+        }
+        Ok(None)
     }
 
     /// Whether `checkpoint` is one of these.
@@ -102,49 +107,72 @@ impl Store {
         checkpoint.parent().and_then(real).is_some_and(|parent| Some(parent) == real(&self.folder))
     }
 
-    /// Renames the folder of checkpoints, if there is one, to `checkpoints-before-N`: they are another run's, and
-    /// somebody's work.
+    /// Moves every checkpoint after `step` (none: every one) to a new folder `checkpoints-before-N`: a run that does not
+    /// go on from them must not take them for its own, and they are somebody's work.
     ///
     /// # Errors
     ///
-    /// When it cannot be renamed.
-    pub fn set_aside(&self) -> Result<(), Failure> {
-        if !self.folder.exists() {
+    /// When one cannot be moved.
+    pub fn set_aside(&self, step: Option<u64>) -> Result<(), Failure> {
+        let later = |number: u64| step.is_none_or(|step| number > step);
+        let moved: Vec<PathBuf> =
+            self.all().into_iter().filter(|(number, _)| later(*number)).map(|(_, path)| path).collect();
+        if moved.is_empty() {
             return Ok(());
         }
-        let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
-        let free = |number: &u32| !self.folder.with_file_name(format!("{name}-before-{number}")).exists();
-        let number = (1..).find(free).unwrap_or(u32::MAX);
-        let aside = self.folder.with_file_name(format!("{name}-before-{number}"));
-        std::fs::rename(&self.folder, &aside).map_err(|error| io_failure("rename", &self.folder, &error))?;
-        eprintln!("checkpoints of an earlier run are now in {}", aside.display());
+        let name = name_of(&self.folder);
+        let place = |number: u32| self.folder.with_file_name(format!("{name}-before-{number}"));
+        let aside = place((1..).find(|&number| !place(number).exists()).unwrap_or(u32::MAX));
+        disk::make_folder(&aside).map_err(|error| io_failure("make", &aside, &error))?;
+        for path in &moved {
+            disk::rename(path, &aside.join(name_of(path))).map_err(|error| io_failure("rename", path, &error))?;
+        }
+        let latest = self.folder.join("latest");
+        match self.newest() {
+            Some(path) => atomic::write_bytes(&latest, format!("{}\n", name_of(&path)).as_bytes()),
+            None => disk::remove_file(&latest).or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            }),
+        }
+        .map_err(|error| io_failure("change", &latest, &error))?;
+        say!("{} checkpoints that this run does not go on from are now in {}", moved.len(), aside.display());
         Ok(())
     }
 
-    /// Complete checkpoints by step, oldest first.
-    fn complete(&self) -> Vec<(u64, PathBuf)> {
+    /// That there is room for a checkpoint of `bytes`, and for the one kept beside it if none is there yet.
+    ///
+    /// # Errors
+    ///
+    /// With both numbers; exit code 2.
+    pub fn check_start(&self, bytes: u64) -> Result<(), Failure> {
+        self.check_room(if self.newest().is_none() { bytes.saturating_mul(2) } else { bytes })
+    }
+
+    /// Folders named `step-N`, complete or not, oldest first.
+    fn all(&self) -> Vec<(u64, PathBuf)> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let mut found: Vec<(u64, PathBuf)> = entries
-            .filter_map(|entry| {
-                let step = entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()?;
-                self.complete_at(&entry.path()).then(|| (step, entry.path()))
-            })
-            .collect();
+        let number = |entry: &std::fs::DirEntry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok();
+        let mut found: Vec<(u64, PathBuf)> =
+            entries.filter_map(|entry| Some((number(&entry)?, entry.path()))).collect();
         found.sort();
         found
     }
 
-    fn complete_at(&self, path: &Path) -> bool {
-        verify(path, false).is_ok()
+    /// Complete checkpoints by step, oldest first.
+    fn complete(&self) -> Vec<(u64, PathBuf)> {
+        self.all().into_iter().filter(|(_, path)| verify(path, false).is_ok()).collect()
     }
 
-    /// Removes all but the newest complete ones. A failure costs room, not the run.
+    /// Removes what is older than the newest complete ones, whole or not. A failure costs room, not the run.
     fn retire(&self) {
         let complete = self.complete();
-        let surplus = complete.len().saturating_sub(self.keep);
-        for (_, path) in &complete[..surplus] {
-            if let Err(error) = std::fs::remove_dir_all(path) {
-                eprintln!("warning: could not remove the old checkpoint {}: {error}", path.display());
+        let Some((oldest_kept, _)) = complete.len().checked_sub(self.keep).and_then(|at| complete.get(at)) else {
+            return;
+        };
+        for (_, path) in self.all().iter().filter(|(step, _)| step < oldest_kept) {
+            if let Err(error) = disk::remove_folder(path) {
+                say!("warning: could not remove the old checkpoint {}: {error}", path.display());
             }
         }
     }
@@ -153,162 +181,47 @@ impl Store {
     fn remove_stale(&self) {
         for entry in std::fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(".tmp-") {
-                let _ = std::fs::remove_dir_all(entry.path());
+                let path = entry.path();
+                let _ = if path.is_dir() { disk::remove_folder(&path) } else { disk::remove_file(&path) };
             }
         }
     }
 
     fn check_room(&self, bytes: u64) -> Result<(), Failure> {
-        let Ok(stat) = rustix::fs::statvfs(&self.folder) else { return Ok(()) };
-        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let needed = bytes + bytes / 10;
-        match free >= needed {
-            true => Ok(()),
-            false => Err(Failure::config(format!(
-                "{} has {} MB free, a checkpoint needs {} MB; free some room or set checkpoint.keep lower",
+        let needed = bytes.saturating_add(bytes / 10);
+        match self.free() {
+            Some(free) if free < needed => Err(Failure::config(format!(
+                "{} has {} MB free, checkpoints need {} MB; free some room, or give another folder with --out",
                 self.folder.display(),
                 free >> 20,
                 needed >> 20
             ))),
+            _ => Ok(()),
         }
+    }
+
+    /// Bytes that may still be written; none when the system does not say.
+    fn free(&self) -> Option<u64> {
+        let there = self.folder.ancestors().find(|folder| folder.exists())?;
+        rustix::fs::statvfs(there).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn no_room(&self, step: u64, bytes: u64, failure: &Failure) -> Failure {
+        let kept = match self.newest() {
+            Some(path) => format!("{} is whole", path.display()),
+            None => "there is no earlier one".to_owned(),
+        };
+        Failure::config(format!(
+            "the disk is full: checkpoint step-{step} needs {} MB ({failure}); {kept}. Free some room and give the same \
+             command again",
+            (bytes >> 20).max(1)
+        ))
     }
 }
 
-/// Reads `state.json` of a complete checkpoint.
-///
-/// # Errors
-///
-/// When the checkpoint is not whole; every file's hash is checked.
-pub fn read_state(checkpoint: &Path) -> Result<RunState, Failure> {
-    verify(checkpoint, true)?;
-    read_json(&checkpoint.join(STATE))
-}
-
-/// That every file of the manifest is there with its size, and with its hash when `hashes`.
-///
-/// # Errors
-///
-/// The first difference.
-pub fn verify(checkpoint: &Path, hashes: bool) -> Result<(), Failure> {
-    let manifest: Manifest = read_json(&checkpoint.join(MANIFEST))?;
-    if manifest.schema > SCHEMA {
-        let message = format!("{}: written by a newer bowline (schema {})", checkpoint.display(), manifest.schema);
-        return Err(Failure::data(message));
-    }
-    for entry in &manifest.files {
-        let path = checkpoint.join(&entry.name);
-        let bytes = std::fs::metadata(&path).map_err(|error| io_failure("read", &path, &error))?.len();
-        if bytes != entry.bytes {
-            let message = format!("{}: is {bytes} bytes, the manifest says {}", path.display(), entry.bytes);
-            return Err(Failure::data(message));
-        }
-        if hashes && hash_of(&path)? != entry.blake3 {
-            return Err(Failure::data(format!("{}: its content differs from the manifest's hash", path.display())));
-        }
-    }
-    Ok(())
-}
-
-/// Every file below `folder` by its path from there, sorted.
-fn listed(folder: &Path) -> Result<Vec<Entry>, Failure> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(place) = folders.pop() {
-        let entries = std::fs::read_dir(&place).map_err(|error| io_failure("read", &place, &error))?;
-        for entry in entries {
-            let path = entry.map_err(|error| io_failure("read", &place, &error))?.path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let bytes = std::fs::metadata(&path).map_err(|error| io_failure("read", &path, &error))?.len();
-            let name = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
-            files.push(Entry { name, bytes, blake3: hash_of(&path)? });
-        }
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
-}
-
-fn hash_of(path: &Path) -> Result<String, Failure> {
-    let mut hasher = blake3::Hasher::new();
-    let file = std::fs::File::open(path).map_err(|error| io_failure("read", path, &error))?;
-    hasher.update_reader(file).map_err(|error| io_failure("read", path, &error))?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::data(e.to_string()))?;
-    atomic::write_bytes(path, text.as_bytes()).map_err(|error| io_failure("write", path, &error))
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Failure> {
-    let text = std::fs::read(path).map_err(|error| io_failure("read", path, &error))?;
-    serde_json::from_slice(&text).map_err(|error| Failure::data(format!("{}: {error}", path.display())))
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state(step: u64) -> RunState {
-        RunState { step, tokens: step * 10, identity: BTreeMap::new(), machine: "cpu".into() }
-    }
-
-    fn fill(text: &'static str) -> impl FnOnce(&Path) -> Result<(), Failure> {
-        move |folder| std::fs::write(folder.join("model.safetensors"), text).map_err(|e| Failure::data(e.to_string()))
-    }
-
-    #[test]
-    fn the_newest_complete_checkpoint_is_found_and_old_ones_go() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), 2);
-        for step in [5, 10, 100] {
-            store.save(&state(step), 10, fill("weights")).unwrap();
-        }
-        assert_eq!(store.newest().unwrap(), folder.path().join("step-100"));
-        assert!(!folder.path().join("step-5").exists());
-        assert_eq!(read_state(&folder.path().join("step-10")).unwrap(), state(10));
-    }
-
-    #[test]
-    fn a_checkpoint_without_manifest_or_with_a_short_file_does_not_count() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), 3);
-        for step in [1, 2, 3] {
-            store.save(&state(step), 10, fill("weights")).unwrap();
-        }
-        std::fs::remove_file(folder.path().join("step-3/manifest.json")).unwrap();
-        std::fs::write(folder.path().join("step-2/model.safetensors"), "weig").unwrap();
-        assert_eq!(store.newest().unwrap(), folder.path().join("step-1"));
-    }
-
-    #[test]
-    fn changed_bytes_of_the_same_length_are_found_by_the_hash() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), 1);
-        let path = store.save(&state(1), 10, fill("weights")).unwrap();
-        std::fs::write(path.join("model.safetensors"), "WEIGHTS").unwrap();
-        assert!(read_state(&path).unwrap_err().to_string().contains("hash"));
-    }
-
-    #[test]
-    fn a_save_that_fails_leaves_the_last_one_and_nothing_half_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), 2);
-        store.save(&state(1), 10, fill("weights")).unwrap();
-        let failed = store.save(&state(2), 10, |_| Err(Failure::data("the disk is full")));
-        assert!(failed.is_err());
-        assert_eq!(store.newest().unwrap(), folder.path().join("step-1"));
-        let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.file_name()).collect();
-        assert!(names.iter().all(|n| !n.to_string_lossy().contains("step-2")), "{names:?}");
-    }
-
-    #[test]
-    fn a_checkpoint_larger_than_the_disk_is_refused_before_writing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path().to_owned(), 2);
-        let error = store.save(&state(1), u64::MAX / 4, fill("weights")).unwrap_err();
-        assert!(error.to_string().contains("MB free"), "{error}");
-    }
-}
+mod tests;

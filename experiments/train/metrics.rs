@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tensorboard;
 use crate::error::{Failure, io_failure};
+use crate::runtime::say;
 
 /// One optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -45,13 +46,9 @@ impl MetricsLog {
     /// When the files cannot be written to.
     pub fn open(folder: &Path, step: u64) -> Result<Self, Failure> {
         let path = folder.join("metrics.jsonl");
-        let kept: String = read_metrics(folder)
-            .unwrap_or_default()
-            .iter()
-            .filter(|line| line.step <= step)
-            .filter_map(|line| serde_json::to_string(line).ok())
-            .map(|line| line + "\n")
-            .collect();
+        let earlier = |line: &&str| serde_json::from_str(line).is_ok_and(|line: StepMetrics| line.step <= step);
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let kept: String = text.lines().filter(earlier).map(|line| format!("{line}\n")).collect();
         crate::atomic::write_bytes(&path, kept.as_bytes()).map_err(|error| io_failure("write", &path, &error))?;
         let append = |path: &Path| {
             let file = OpenOptions::new().create(true).append(true).open(path);
@@ -78,14 +75,15 @@ impl MetricsLog {
         ];
         let event = tensorboard::scalars(wall_time(), metrics.step, &scalars);
         let line = serde_json::to_string(metrics).map_err(std::io::Error::other);
+        // A line goes out in one piece, or a disk that fills up could keep its text and lose its end.
         let written = line
-            .and_then(|line| writeln!(self.lines, "{line}"))
+            .and_then(|line| self.lines.write_all(format!("{line}\n").as_bytes()))
             .and_then(|()| self.lines.flush())
             .and_then(|()| self.events.write_all(&event))
             .and_then(|()| self.events.flush());
         if let Err(error) = written {
             if !self.failed {
-                eprintln!("warning: metrics cannot be written ({error}); training goes on without them");
+                say!("warning: metrics cannot be written ({error}); training goes on without them");
             }
             self.failed = true;
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use eval::report::{Provenance, Report, SCHEMA_VERSION};
 
 use super::metrics::read_metrics;
+use super::persist::Resumed;
 use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
 use crate::config::{NewModel, PositionChange, Recipe};
@@ -19,6 +20,7 @@ use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
+use crate::runtime::say;
 use crate::runtime::signals::StopFlag;
 use crate::tokenizer::Tokenizer;
 
@@ -32,6 +34,8 @@ pub struct RunOptions {
     pub out: PathBuf,
     /// Where to go on.
     pub resume: Resume,
+    /// Keys of the recipe, or heads of keys, that may differ from the checkpoint's; `data` for the text.
+    pub allow_changes: Vec<String>,
     /// Device by name; none chooses.
     pub device: Option<String>,
     /// Whether to stop before the first step.
@@ -82,7 +86,7 @@ pub fn train_model(
     recorder.hashes.insert("data".into(), sources.fingerprint());
     recorder.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
     let account = summary(&recipe, &model, &sources) + &overlap_page(&recipe)?;
-    eprint!("{account}");
+    say!("{}", account.trim_end());
     let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
     let (label, resolved) = (recipe.name.clone(), recipe.clone());
     let mut trainer = Trainer::new(recipe, model, sources, run.path())?;
@@ -90,13 +94,19 @@ pub fn train_model(
     if options.dry_run {
         return Ok(trainer.into_model());
     }
-    if let Some(from) = trainer.resume(&options.resume)? {
-        eprintln!("{label}: goes on from {} (step {})", from.display(), trainer.step());
-    }
+    let resumed = trainer.resume(&options.resume, &options.allow_changes)?;
+    trainer.check_room()?;
     // Only now: a run that is refused leaves the folder's own account of itself.
     run.write_toml("resolved.toml", &resolved)?;
     run.write_json("provenance.json", &provenance)?;
     run.log(account.trim_end());
+    if let Some(Resumed { from, other_machine }) = resumed {
+        let place = format!("{label}: goes on from {} (step {})", from.display(), trainer.step());
+        for line in [Some(place), other_machine].into_iter().flatten() {
+            say!("{line}");
+            run.log(&line);
+        }
+    }
     trainer.run(&run, stop, &label)?;
     let tokens = trainer.tokens();
     let model = trainer.into_model();

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::error::WeightsError;
 use super::index::is_numbered;
 use super::{Dtype, INDEX_NAME, SINGLE_NAME};
-use crate::atomic;
+use crate::{atomic, disk};
 
 /// The shard size that transformers 4 uses: 5 GB.
 pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
@@ -135,7 +135,7 @@ impl Shards<'_> {
         let mut files = Vec::with_capacity(count);
         for (at, temporary) in self.done.iter().enumerate() {
             let path = self.dir.join(name(at));
-            fs::rename(temporary, &path).map_err(|source| write_failed(&path, source))?;
+            disk::rename(temporary, &path).map_err(|source| write_failed(&path, source))?;
             files.push(path);
         }
         if count > 1 {
@@ -154,7 +154,7 @@ impl Shards<'_> {
 
     fn remove(&self, name: &str) -> Result<(), WeightsError> {
         let path = self.dir.join(name);
-        match fs::remove_file(&path) {
+        match disk::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(write_failed(&path, source)),
             _ => Ok(()),
         }
@@ -179,7 +179,7 @@ impl Drop for Shards<'_> {
     fn drop(&mut self) {
         for path in &self.done {
             // Left over from a failure; their names say that they are temporary.
-            let _ = fs::remove_file(path);
+            let _ = disk::remove_file(path);
         }
     }
 }
