@@ -37,6 +37,10 @@ impl AttentionBackend for Cuda {
         fits(problem, dtype).map_err(declined)
     }
 
+    fn runs_on(&self, device: Device) -> bool {
+        matches!(device, Device::Cuda(_))
+    }
+
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
         crate::autograd::differentiable(&Self, problem, q, k, v)
     }

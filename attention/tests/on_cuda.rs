@@ -1,0 +1,164 @@
+//! Every CUDA kernel on a device, forward and backward: the table of cases, and a few problems for each kernel that the
+//! table does not reach. What passed becomes entries of the manifest `kernels.json`.
+//!
+//! Without a device nothing is run, and the count of what was skipped is printed. With `BOWLINE_VERIFIED` set the entries are
+//! written to the file that it names; `BOWLINE_DATE` is the day that they carry.
+
+use std::collections::BTreeMap;
+
+use attention::cuda::kernels::{HEAD_DIMS, Kernel, Scores, table as kernel_table};
+use attention::cuda::{kernels_of, launched, source_hash};
+use attention::{Alibi, AttnProblem, AttnShape, Backend, DType, DocumentStarts, Mask, reference};
+use ndarray::Axis;
+
+use crate::backward::Truth;
+use crate::support::budget::{Budget, judge, judge_lse};
+use crate::support::cases::{Case, Inputs, table};
+use crate::support::plain::{self, Rounding};
+use crate::support::runners::run;
+use crate::support::runners::torch::{array, gradients};
+
+/// Cases with more multiplications than this are left out: the reference behind them would take minutes.
+const MOST_WORK: usize = 40_000_000;
+
+/// How often each kernel passed and failed, by name.
+type Tally = BTreeMap<String, (usize, usize)>;
+
+/// Problems for every element type, head size and way of scoring, under masks in turn; lengths fit no tile.
+fn for_every_kernel(first: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for dtype in [DType::BF16, DType::F16] {
+        for head_dim in HEAD_DIMS {
+            for scores in [Scores::Plain, Scores::Alibi, Scores::Capped] {
+                for (query_len, key_len) in [(65, 97), (131, 131)] {
+                    let number = first + cases.len();
+                    let shape = AttnShape { batch: 1, query_heads: 4, key_heads: 2, query_len, key_len, head_dim };
+                    let problem =
+                        scored(AttnProblem::new(shape).unwrap().with_mask(mask(&shape, number)).unwrap(), scores);
+                    cases.push(Case { number, problem, dtype, sharpness: 2.0 });
+                }
+            }
+        }
+    }
+    cases
+}
+
+fn mask(shape: &AttnShape, number: usize) -> Mask {
+    let offset = shape.causal_offset();
+    match number % 4 {
+        0 => Mask::Causal { offset },
+        1 => Mask::Window { size: 40, sinks: 2, offset },
+        2 => Mask::Documents { starts: DocumentStarts::new(vec![vec![0, 31, 70]; shape.batch]).unwrap(), offset },
+        _ => Mask::Full,
+    }
+}
+
+fn scored(problem: AttnProblem, scores: Scores) -> AttnProblem {
+    match scores {
+        Scores::Plain => problem,
+        Scores::Alibi => problem.with_alibi(Alibi::new(&[0.25, 0.0625, 0.5, 0.125]).unwrap()).unwrap(),
+        Scores::Capped => problem.with_soft_cap(4.0).unwrap(),
+    }
+}
+
+/// The cases that this test runs where there is a device.
+fn cases() -> Vec<Case> {
+    let mut cases = table();
+    cases.extend(for_every_kernel(cases.len()));
+    let has_kernels = |case: &Case| kernels_of(&case.problem, case.dtype).is_some();
+    cases.into_iter().filter(|case| has_kernels(case) && case.work() <= MOST_WORK).collect()
+}
+
+/// Output and log-sum-exp of a case under the budget.
+fn forward(cuda: Backend, case: &Case, i: &Inputs) -> Result<(), String> {
+    let exact = reference::forward(&case.problem, i.q.view(), i.k.view(), i.v.view()).unwrap();
+    let plain = plain::forward(&case.problem, i, Rounding(case.dtype), None);
+    let answer = run(cuda, case, i).map_err(|unsupported| unsupported.to_string())?;
+    judge(case.dtype, Budget::RULE, &exact.output, &plain, &answer.output)?;
+    let lse = answer.lse.ok_or("no log-sum-exp")?;
+    judge_lse(&case.problem, i, &exact.log_sum_exp.insert_axis(Axis(3)), &lse).map(drop)
+}
+
+/// Gradients of a case under the budget.
+fn backward(cuda: Backend, case: &Case, i: &Inputs) -> Result<(), String> {
+    let found = gradients(cuda, case, i).ok_or("no gradients")?;
+    Truth::of(case, i).judge(case.dtype, &found.map(|grad| array(&grad))).map(drop)
+}
+
+fn count(tally: &mut Tally, kernels: &[Kernel], outcome: &Result<(), String>) {
+    for kernel in kernels {
+        let (passed, failed) = tally.entry(kernel.name()).or_default();
+        *(if outcome.is_ok() { passed } else { failed }) += 1;
+    }
+}
+
+/// Entries of the manifest for the kernels that never failed.
+fn entries(tally: &Tally, device: &torch_ext::cuda::Device) -> Vec<serde_json::Value> {
+    let date = std::env::var("BOWLINE_DATE").unwrap_or_else(|_| "undated".to_owned());
+    let passed =
+        |kernel: &Kernel| tally.get(&kernel.name()).is_some_and(|(passed, failed)| *passed > 0 && *failed == 0);
+    let entry = |kernel: &Kernel| {
+        serde_json::json!({
+            "kernel": kernel.name(),
+            "arch": device.arch().to_string(),
+            "device": device.name(),
+            "date": date,
+            "source": source_hash(kernel),
+        })
+    };
+    kernel_table().iter().filter(|kernel| passed(kernel)).map(entry).collect()
+}
+
+#[test]
+fn every_kernel_passes_on_a_device() {
+    let cuda = Backend::from_name("cuda").unwrap();
+    let cases = cases();
+    if let Err(unsupported) = cuda.supports(&cases[0].problem, cases[0].dtype) {
+        println!("{} cases of {} kernels skipped: {unsupported}", cases.len(), kernel_table().len());
+        return;
+    }
+    let device = torch_ext::cuda::Device::get(0).unwrap();
+    let (mut tally, mut refused) = (Tally::new(), Vec::new());
+    for case in &cases {
+        let inputs = case.inputs();
+        let kernels = kernels_of(&case.problem, case.dtype).unwrap();
+        for (pass, kernels, work) in [
+            ("forward", &kernels[..1], forward as fn(Backend, &Case, &Inputs) -> Result<(), String>),
+            ("backward", &kernels[1..], backward),
+        ] {
+            let outcome = work(cuda, case, &inputs);
+            count(&mut tally, kernels, &outcome);
+            refused.extend(outcome.err().map(|reason| format!("{pass} of {}: {reason}", case.describe())));
+        }
+    }
+    for (name, (passed, failed)) in &tally {
+        println!("{name}: {passed} passed, {failed} failed");
+    }
+    if let Some(file) = std::env::var_os("BOWLINE_VERIFIED") {
+        let text = serde_json::to_string_pretty(&entries(&tally, device)).unwrap();
+        std::fs::write(file, text + "\n").unwrap();
+    }
+    assert!(refused.is_empty(), "{} on {}:\n{}", device.name(), device.arch(), refused.join("\n"));
+    assert_eq!(launched(0).len(), kernel_table().len(), "every kernel was run");
+}
+
+#[test]
+fn the_cases_reach_every_kernel() {
+    let reached: std::collections::BTreeSet<String> = cases()
+        .iter()
+        .flat_map(|case| kernels_of(&case.problem, case.dtype).unwrap())
+        .map(|kernel| kernel.name())
+        .collect();
+    let all: std::collections::BTreeSet<String> = kernel_table().iter().map(Kernel::name).collect();
+    assert_eq!(reached, all);
+}
+
+#[test]
+fn a_kernel_that_failed_once_gets_no_entry() {
+    let kernels = kernel_table();
+    let mut tally = Tally::new();
+    count(&mut tally, &kernels[..2], &Ok(()));
+    count(&mut tally, &kernels[1..2], &Err("off".to_owned()));
+    assert_eq!(tally[&kernels[0].name()], (1, 0));
+    assert_eq!(tally[&kernels[1].name()], (1, 1));
+}
