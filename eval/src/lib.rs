@@ -1,8 +1,9 @@
 //! Perplexity protocols, retrieval tasks, statistics and the report schema; knows models only through a trait.
 //!
-//! Three doors: [`perplexity`] measures documents under a named [`Protocol`], [`retrieve`] runs a [`Task`] such as
-//! [`passkey`] over lengths, depths and trials, and both give [`report::Row`]s for a [`report::Report`]. The model comes
-//! in as a [`LanguageModel`], so nothing here needs a tensor library.
+//! Three doors: [`perplexity`] measures documents under a named [`Protocol`] ([`protocols::longppl`] and
+//! [`protocols::short_text`] beside it), [`retrieve`] runs a [`Task`] of [`tasks`] over lengths, depths and trials and keeps
+//! its samples ([`retrieve_logged`]), and all give [`report::Row`]s for a [`report::Report`]; [`report::import`] reads the
+//! results of other programs as such rows. The model comes in as a [`LanguageModel`], so nothing here needs a tensor library.
 
 mod error;
 pub mod fakes;
@@ -15,6 +16,7 @@ pub mod report;
 mod rng;
 mod runner;
 pub mod samples;
+pub mod scaling;
 mod task;
 pub mod tasks;
 mod words;

@@ -21,8 +21,10 @@
 //! * Intervals are 95 % percentile bootstraps over documents. For P3 a window belongs to the document in which it
 //!   begins: its windows overlap so much that resampling them one by one would claim far too much certainty.
 
+pub mod longppl;
 mod perplexity;
 mod position;
+pub mod short_text;
 mod truncated;
 mod units;
 mod windows;
