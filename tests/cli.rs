@@ -8,7 +8,7 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 14] = [
+const COMMANDS: [(&str, &[&str]); 16] = [
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
@@ -23,6 +23,8 @@ const COMMANDS: [(&str, &[&str]); 14] = [
     ("report", &["<RUNS>...", "--out"]),
     ("bench score", &["<MODEL>", "--lengths", "--repeats", "--json"]),
     ("bench train", &["<MODEL>", "--batch", "--length", "--json"]),
+    ("kernels check", &["--arch", "--only", "--json"]),
+    ("kernels list", &["--json"]),
 ];
 
 /// Flags, arguments and subcommands that a help text lists, with what is said of each on the same or the next line.

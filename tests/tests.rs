@@ -12,6 +12,8 @@ mod cli;
 mod determinism;
 /// Two ways to compute one thing that must agree: cached and whole, packed and apart, neutral and plain.
 mod equivalence;
+/// The CUDA kernels, compiled and judged on a machine without a GPU.
+mod kernels;
 /// Numbers that another implementation made: likelihoods, gradients, ten optimizer steps.
 mod parity;
 /// From a recipe to a report and an exported folder, each command on what the one before it wrote.

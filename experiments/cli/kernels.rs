@@ -224,7 +224,10 @@ fn page(rows: &[Row], nvrtc: &Nvrtc) -> String {
             or_dash(row.spill_bytes),
             row.advisories.len(),
         );
-        row.faults().iter().for_each(|fault| page += &format!("  at fault: {fault}\n"));
+        // A compiler has much to say; its first line names file and line of the text.
+        for fault in row.faults() {
+            page += &format!("  at fault: {}\n", fault.lines().next().unwrap_or_default());
+        }
     }
     let slowest = rows.iter().filter_map(|row| row.compile_seconds).fold(0.0, f64::max);
     page + &format!(
