@@ -20,6 +20,7 @@ struct Findings {
     libtorch: Libtorch,
     cpu: Cpu,
     cuda: Cuda,
+    nvrtc: Nvrtc,
     backends: Vec<BackendFinding>,
 }
 
@@ -42,6 +43,25 @@ struct Cuda {
     available: bool,
     devices: usize,
     explanation: String,
+}
+
+/// The compiler of our CUDA kernels.
+#[derive(Debug, Serialize)]
+struct Nvrtc {
+    available: bool,
+    explanation: String,
+}
+
+impl Nvrtc {
+    fn find() -> Self {
+        match torch_ext::cuda::Nvrtc::get() {
+            Ok(found) => {
+                let ((major, minor), place) = (found.version(), found.library().display());
+                Self { available: true, explanation: format!("{major}.{minor}, in {place}") }
+            }
+            Err(error) => Self { available: false, explanation: error.to_string() },
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +108,7 @@ impl Findings {
                 threads: tch::get_num_threads(),
             },
             cuda: Cuda { available: cuda.is_available(), devices: cuda.devices(), explanation: cuda.to_string() },
+            nvrtc: Nvrtc::find(),
             backends: attention::Backend::all()
                 .map(|backend| BackendFinding { name: backend.name(), runs_on: devices.clone() })
                 .collect(),
@@ -95,7 +116,7 @@ impl Findings {
     }
 
     fn page(&self) -> String {
-        let Self { program, libtorch, cpu, cuda, backends } = self;
+        let Self { program, libtorch, cpu, cuda, nvrtc, backends } = self;
         let mut page = format!("{program}\n");
         let mut line = |what: &str, value: String| page += &format!("{what:10} {value}\n");
         line("libtorch", libtorch.version.clone());
@@ -106,6 +127,7 @@ impl Findings {
         }
         line("cpu", format!("{} cores, {} threads, {}", cpu.cores, cpu.threads, cpu.features.join(" ")));
         line("cuda", cuda.explanation.clone());
+        line("nvrtc", nvrtc.explanation.clone());
         for backend in backends {
             line("attention", format!("{} on {}", backend.name, backend.runs_on.join(", ")));
         }
