@@ -102,15 +102,19 @@ bench_heads() {
     "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 8192 \
         --head-dims 64,80,256 --out "$out/bench_heads" --json
 }
-# The bundled model gives the same likelihoods whatever computes its attention.
+# The bundled model finds a text as likely whatever computes its attention; bfloat16 leaves them a percent.
 model() {
-    local text="$out/text.txt" backend
-    find "$here/assets/text" -type f | sort | head -n 1 | xargs head -c 20000 >"$text"
+    local backend
     for backend in libtorch cuda reference; do
-        echo "$backend"
-        "$bowline" score bundled --text "$text" --device cuda:0 --dtype bfloat16 --backend "$backend" --json |
-            "$python" -c "import json, sys; d = json.load(sys.stdin); print({k: v for k, v in d.items() if not isinstance(v, list)})" || return
+        "$bowline" score bundled --text "$here/assets/text/PROVENANCE.md" --device cuda:0 --dtype bfloat16 \
+            --backend "$backend" --json "$out/score_$backend.json" || return
     done
+    "$python" - "$out" <<'PY'
+import json, sys
+found = {name: json.load(open(f"{sys.argv[1]}/score_{name}.json"))["perplexity"] for name in ("libtorch", "cuda", "reference")}
+print(found)
+sys.exit(any(not abs(value / found["reference"] - 1) < 0.01 for value in found.values()))
+PY
 }
 speed() {
     local backend
