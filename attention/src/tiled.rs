@@ -118,7 +118,7 @@ pub fn forward_by<T: Element>(
     check_size("output", output.len(), queries.iter().product())?;
     check_size("lse", lse.len(), queries[..3].iter().product())?;
     let work = forward::Forward { problem, q, k, v, output, lse };
-    simd::dispatch(isa, work).ok_or(TiledError::MissingIsa { isa })
+    T::forward(isa, work).ok_or(TiledError::MissingIsa { isa })
 }
 
 /// Gradients of `sum(output * grad_output)`, by the best instruction set of this processor and the threads of the current
@@ -174,7 +174,7 @@ pub fn backward_by<T: Element>(
         check_size(tensor, found, dims.iter().product())?;
     }
     let work = backward::Backward { problem, q, k, v, output, lse, grad_output, dq, dk, dv };
-    simd::dispatch(isa, work).ok_or(TiledError::MissingIsa { isa })
+    T::backward(isa, work).ok_or(TiledError::MissingIsa { isa })
 }
 
 /// Memory beyond inputs and outputs, in bytes.

@@ -8,6 +8,7 @@
 //! - `on_cuda`: every CUDA kernel where there is a device; what passed becomes entries of the manifest.
 //! - `twin_*`: the text of the CUDA kernels, run lane by lane on the CPU, under the same judgement; bugs planted in it.
 //! - `on_tensors`: what backends owe beyond numbers: strides, errors, the same bits twice, results all written.
+//! - `tiled_forward`, `tiled_backward`, `tiled_promises`: the CPU kernels over slices, by every instruction set.
 //!
 //! `support` holds the table, the inputs, the judgement and the plain attention that sets the budget.
 
@@ -26,6 +27,7 @@ mod on_tensors;
 mod support;
 mod tiled_backward;
 mod tiled_forward;
+mod tiled_promises;
 #[cfg(feature = "torch")]
 mod twin_attention;
 #[cfg(feature = "torch")]
@@ -36,3 +38,5 @@ mod twin_mutants;
 mod twin_primitives;
 #[cfg(feature = "torch")]
 mod twin_problem;
+#[cfg(feature = "torch")]
+mod twin_rotation;

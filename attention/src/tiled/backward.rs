@@ -38,7 +38,7 @@ use crate::mask::Tile;
 use crate::problem::AttnProblem;
 
 /// Everything a backward pass reads and writes.
-pub(super) struct Backward<'a, T> {
+pub struct Backward<'a, T> {
     pub(super) problem: &'a AttnProblem,
     pub(super) q: View<'a, T>,
     pub(super) k: View<'a, T>,

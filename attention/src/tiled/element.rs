@@ -3,10 +3,15 @@
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use super::backward::Backward;
+use super::forward::Forward;
+use super::simd::{Isa, dispatch};
 use crate::error::DType;
 
 /// What tensors of the tiled backend hold: [`f32`], [`bf16`] or [`f16`]. All arithmetic is in float32.
-pub trait Element: Copy + Send + Sync + 'static {
+///
+/// These are all; kernels are compiled for each of them here.
+pub trait Element: passes::Passes + Copy + Send + Sync + 'static {
     /// Its name.
     const DTYPE: DType;
     /// The number 0.
@@ -82,3 +87,32 @@ macro_rules! sixteen_bits {
 
 sixteen_bits!(bf16, DType::BF16);
 sixteen_bits!(f16, DType::F16);
+
+/// Keeps the kernels in this crate, whoever calls them: other crates would compile them once more.
+mod passes {
+    use super::{Backward, Forward, Isa, bf16, dispatch, f16};
+
+    /// The passes over tensors of a type, by an instruction set; none where the processor lacks it.
+    pub trait Passes: Sized {
+        /// Forward.
+        fn forward(isa: Isa, pass: Forward<'_, Self>) -> Option<()>;
+        /// Backward.
+        fn backward(isa: Isa, pass: Backward<'_, Self>) -> Option<()>;
+    }
+
+    macro_rules! passes {
+        ($($element:ty),*) => {$(
+            impl Passes for $element {
+                fn forward(isa: Isa, pass: Forward<'_, Self>) -> Option<()> {
+                    dispatch(isa, pass)
+                }
+
+                fn backward(isa: Isa, pass: Backward<'_, Self>) -> Option<()> {
+                    dispatch(isa, pass)
+                }
+            }
+        )*};
+    }
+
+    passes!(f32, bf16, f16);
+}

@@ -28,7 +28,7 @@ use crate::mask::{RowMask, Tile};
 use crate::problem::AttnProblem;
 
 /// Everything a forward pass reads and writes.
-pub(super) struct Forward<'a, T> {
+pub struct Forward<'a, T> {
     pub(super) problem: &'a AttnProblem,
     pub(super) q: View<'a, T>,
     pub(super) k: View<'a, T>,
