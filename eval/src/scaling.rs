@@ -201,9 +201,11 @@ fn doubts(points: &[Measured], law: Law, residuals: &[f64], deviation: f64, beta
     if law.gamma < 0.0 {
         doubts.push(format!("the offset {:.3} is below 0, which no loss can reach", law.gamma));
     }
-    let turns = residuals.windows(2).filter(|pair| (pair[0] > 0.0) != (pair[1] > 0.0)).count();
-    if residuals.len() >= 8 && turns <= 2 && deviation > 1e-3 * fall {
-        doubts.push("the residuals keep their sign over long stretches: the curve has another shape".to_owned());
+    // Durbin and Watson 1950: near 2 for residuals that know nothing of their neighbours.
+    let steps: f64 = residuals.windows(2).map(|pair| (pair[1] - pair[0]).powi(2)).sum();
+    let squares: f64 = residuals.iter().map(|r| r * r).sum();
+    if residuals.len() >= 8 && deviation > 1e-3 * fall && steps < squares {
+        doubts.push("neighbouring residuals go together: the curve has another shape".to_owned());
     }
     doubts
 }
