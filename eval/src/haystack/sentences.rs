@@ -29,7 +29,7 @@ pub fn sentences(text: &str) -> Vec<String> {
 }
 
 fn ends_a_sentence(word: &str) -> bool {
-    let bare = word.trim_end_matches(|c: char| matches!(c, '"' | '\'' | ')' | ']' | '\u{201d}' | '\u{2019}'));
+    let bare = word.trim_end_matches(['"', '\'', ')', ']', '\u{201d}', '\u{2019}']);
     let ends = bare.ends_with(['.', '!', '?', '\u{3002}']);
     // `J.` is an initial, `A.` in `Plan A.` is lost with it.
     let initial = bare.ends_with('.') && bare.chars().count() == 2 && bare.starts_with(char::is_uppercase);

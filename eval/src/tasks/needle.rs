@@ -239,7 +239,7 @@ mod tests {
         assert!(text(0..sample.needle.start).ends_with('.'));
         let key = needle.split(' ').nth(4).unwrap();
         let after = text(sample.needle.end..sample.tokens.len());
-        assert!(after.starts_with(|c: char| c == ' '), "{after}");
+        assert!(after.starts_with(' '), "{after}");
         assert!(after.ends_with(&format!(" What is the code of {key}? The code of {key} is ")), "{after}");
         assert_eq!(sample.tokens.len() + sample.answer.len(), 600);
         assert_eq!((sample.budget, sample.answer_range()), (sample.answer.len(), sample.tokens.len()..600));
