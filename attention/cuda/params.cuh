@@ -17,6 +17,6 @@ struct Params {
     Strides dq_strides, dk_strides, dv_strides;
     int batch, query_heads, key_heads, query_len, key_len, head_dim;
     int ordered, offset, window, sinks;
-    int padded_query_len, inverse;
+    int padded_query_len, inverse, pairs, key_offset;
     float scale, soft_cap;
 };

@@ -154,6 +154,8 @@ fn bytes(params: &Params) -> Vec<u8> {
         p.sinks,
         p.padded_query_len,
         p.inverse,
+        p.pairs,
+        p.key_offset,
     ];
     let mut all: Vec<u8> = addresses.iter().flat_map(|x| x.to_ne_bytes()).collect();
     let steps = strides.iter().flat_map(|&Strides { batch, head, row }| [batch, head, row]);

@@ -30,9 +30,9 @@ pub(crate) struct Mutation {
 }
 
 /// Memory of the device in the making: tensors lie in buffers, numbered from 1 on.
-struct Memory {
-    dtype: DType,
-    buffers: Vec<Vec<u8>>,
+pub(crate) struct Memory {
+    pub(crate) dtype: DType,
+    pub(crate) buffers: Vec<Vec<u8>>,
 }
 
 impl Memory {
@@ -42,7 +42,7 @@ impl Memory {
     }
 
     /// A tensor of elements, heads inside of positions if `interleaved`, and its strides.
-    fn tensor(&mut self, array: ArrayView4<'_, f64>, interleaved: bool) -> (u64, Strides) {
+    pub(crate) fn tensor(&mut self, array: ArrayView4<'_, f64>, interleaved: bool) -> (u64, Strides) {
         let (_, heads, length, head_dim) = array.dim();
         let [heads, length, head_dim] = [heads, length, head_dim].map(|n| n as i64);
         let (head, row) = if interleaved { (head_dim, heads * head_dim) } else { (length * head_dim, head_dim) };
@@ -57,7 +57,7 @@ impl Memory {
         self.tensor(Array4::from_elem(dims, f64::NAN).view(), interleaved)
     }
 
-    fn floats(&mut self, values: impl IntoIterator<Item = f32>) -> u64 {
+    pub(crate) fn floats(&mut self, values: impl IntoIterator<Item = f32>) -> u64 {
         self.put(values.into_iter().flat_map(f32::to_ne_bytes).collect())
     }
 
@@ -65,7 +65,7 @@ impl Memory {
         self.put(values.into_iter().flat_map(i32::to_ne_bytes).collect())
     }
 
-    fn elements(&self, buffer: u64, dims: [usize; 4], interleaved: bool) -> Array4<f64> {
+    pub(crate) fn elements(&self, buffer: u64, dims: [usize; 4], interleaved: bool) -> Array4<f64> {
         let [batch, heads, length, head_dim] = dims;
         let (stored, order) =
             if interleaved { ([batch, length, heads, head_dim], [0, 2, 1, 3]) } else { (dims, [0, 1, 2, 3]) };

@@ -23,6 +23,8 @@ pub enum Pass {
     Keys,
     /// Gradients by queries.
     Queries,
+    /// Rotary embedding of queries and keys in place; made for every head size at once.
+    Rotate,
 }
 
 /// What happens to scores between `q . k` and softmax.
@@ -57,7 +59,7 @@ pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 pub struct Kernel {
     /// Which.
     pub spec: Spec,
-    /// Queries in a tile (for [`Pass::Prepare`]: queries of a block).
+    /// Queries in a tile (for [`Pass::Prepare`]: queries of a block; for [`Pass::Rotate`]: pairs of a thread).
     pub query_tile: usize,
     /// Keys in a tile.
     pub key_tile: usize,
@@ -98,6 +100,7 @@ impl Pass {
             Self::Prepare => "attention_prepare",
             Self::Keys => "attention_keys",
             Self::Queries => "attention_queries",
+            Self::Rotate => "attention_rotate",
         }
     }
 
@@ -108,6 +111,7 @@ impl Pass {
             Self::Prepare => ("prepare.cu", include_str!("../../cuda/prepare.cu")),
             Self::Keys => ("keys.cu", include_str!("../../cuda/keys.cu")),
             Self::Queries => ("queries.cu", include_str!("../../cuda/queries.cu")),
+            Self::Rotate => ("rotate.cu", include_str!("../../cuda/rotate.cu")),
         }
     }
 }
@@ -121,7 +125,14 @@ pub fn padded_head_dim(head_dim: usize) -> Option<usize> {
     HEAD_DIMS.into_iter().find(|&size| size >= head_dim)
 }
 
-/// Every kernel there is.
+/// Kernels beside [`table`], which attention problems do not ask for by themselves: rotation.
+#[must_use]
+pub fn others() -> Vec<Kernel> {
+    let rotate = |dtype| kernel(Spec { pass: Pass::Rotate, dtype, head_dim: HEAD_DIMS[0], scores: Scores::Plain });
+    [DType::BF16, DType::F16].into_iter().filter_map(rotate).collect()
+}
+
+/// Every kernel that an attention problem may ask for.
 #[must_use]
 pub fn table() -> Vec<Kernel> {
     let mut table = Vec::new();
@@ -137,21 +148,23 @@ pub fn table() -> Vec<Kernel> {
     table
 }
 
-/// The kernel of a spec; none if the table has none. [`Pass::Prepare`] has only [`Scores::Plain`].
+/// The kernel of a spec; none if there is none. [`Pass::Prepare`] and [`Pass::Rotate`] have only [`Scores::Plain`], the
+/// latter with the first of [`HEAD_DIMS`].
 #[must_use]
 pub fn kernel(spec: Spec) -> Option<Kernel> {
     let element = matches!(spec.dtype, DType::BF16 | DType::F16);
     if !element || !HEAD_DIMS.contains(&spec.head_dim) {
         return None;
     }
-    if spec.pass == Pass::Prepare && spec.scores != Scores::Plain {
+    let scoreless = matches!(spec.pass, Pass::Prepare | Pass::Rotate);
+    if scoreless && spec.scores != Scores::Plain || spec.pass == Pass::Rotate && spec.head_dim != HEAD_DIMS[0] {
         return None;
     }
     let (query_tile, key_tile, warps, min_blocks) = tiles(spec);
     // Rows of 16-bit elements that are held or on their way at once.
     let (rows, extra) = match spec.pass {
         Pass::Forward => (query_tile + 4 * key_tile, 0),
-        Pass::Prepare => (0, 0),
+        Pass::Prepare | Pass::Rotate => (0, 0),
         // Two numbers for each query come along with each of the two stages.
         Pass::Keys => (2 * key_tile + 4 * query_tile, 2 * 2 * 4 * query_tile),
         Pass::Queries => (2 * query_tile + 4 * key_tile, 0),
@@ -163,7 +176,7 @@ pub fn kernel(spec: Spec) -> Option<Kernel> {
 /// Queries and keys in a tile, warps, blocks on a multiprocessor.
 fn tiles(spec: Spec) -> (usize, usize, usize, usize) {
     match (spec.pass, spec.head_dim) {
-        (Pass::Prepare, _) => (8, 0, 8, 1),
+        (Pass::Prepare | Pass::Rotate, _) => (8, 0, 8, 1),
         (Pass::Forward, 256) => (64, 32, 4, 1),
         (Pass::Forward, _) => (128, 64, 4, 2),
         (Pass::Keys, 256) => (16, 64, 4, 1),
@@ -249,6 +262,11 @@ impl Kernel {
         let (batch, query_heads) = (unsigned(params.batch), unsigned(params.query_heads));
         match self.spec.pass {
             Pass::Forward | Pass::Queries => [unsigned(params.query_len).div_ceil(queries), query_heads, batch],
+            Pass::Rotate => {
+                let rows = unsigned(params.query_len).max(unsigned(params.key_len));
+                let threads = rows * (unsigned(params.pairs) / 8);
+                [threads.div_ceil(self.threads()), query_heads + unsigned(params.key_heads), batch]
+            }
             Pass::Prepare => [unsigned(params.padded_query_len).div_ceil(queries), query_heads, batch],
             Pass::Keys => {
                 [unsigned(params.key_len).div_ceil(keys), unsigned(params.key_heads), batch * self.key_splits()]
@@ -273,7 +291,7 @@ mod tests {
 
     #[test]
     fn every_kernel_fits_the_smallest_device() {
-        for kernel in table() {
+        for kernel in table().into_iter().chain(others()) {
             assert!(kernel.shared_bytes <= 99 * 1024, "{}: {} bytes", kernel.name(), kernel.shared_bytes);
             assert!(kernel.source().contains(kernel.spec.pass.entry()));
         }

@@ -8,7 +8,7 @@
 //! | prepare | `output`, `lse`, `grad_output` | `delta`, `lse_log2` |
 //! | keys | `q`, `k`, `v`, `grad_output`, `delta`, `lse_log2` | `dk`, `dv` |
 //! | queries | the same | `dq` |
-//! | rotate | `angles`, `q`, `k` | `q`, `k`, in place |
+//! | rotate | `angles`, `q`, `k` | `q`, `k`, in place; one whose address is zero is left out |
 //!
 //! and for every problem with ALiBi `slopes` ([`slopes`]), with documents `starts` and `start_offsets` ([`documents`]).
 //! An address that is not needed is zero. q, k, v, `output`, `grad_output`, `dq`, `dk` and `dv` are in the kernel's element
@@ -72,7 +72,7 @@ pub struct Params {
     pub starts: u64,
     /// Where each sequence's starts begin in `starts`, and their count: int32 `[batch + 1]`; zero without documents.
     pub start_offsets: u64,
-    /// Rotation: cosine and sine, float32 `[positions, head_dim / 2, 2]`.
+    /// Rotation: cosine and sine, times the attention factor if there is one, float32 `[positions, pairs, 2]`.
     pub angles: u64,
     /// Strides of `q`.
     pub q_strides: Strides,
@@ -114,6 +114,10 @@ pub struct Params {
     pub padded_query_len: i32,
     /// Rotation: 1 to rotate back.
     pub inverse: i32,
+    /// Rotation: pairs of channels that turn, a multiple of 8.
+    pub pairs: i32,
+    /// Rotation: position of key 0; that of query 0 is `offset`.
+    pub key_offset: i32,
     /// Factor on `q . k`.
     pub scale: f32,
     /// Soft cap; 0 without one.
@@ -210,6 +214,6 @@ mod tests {
 
     #[test]
     fn the_structure_has_no_holes() {
-        assert_eq!(size_of::<Params>(), 16 * 8 + 8 * 24 + 14 * 4);
+        assert_eq!(size_of::<Params>(), 16 * 8 + 8 * 24 + 16 * 4);
     }
 }
