@@ -1,5 +1,7 @@
 //! Evaluation of a loaded model: documents and tasks in, rows out.
 
+pub mod retrieval;
+
 use std::path::Path;
 
 use eval::report::{PositionLoss, Row};
@@ -124,7 +126,11 @@ pub fn passkey_depths(variant: Variant, count: usize) -> Depths {
 }
 
 /// Runs an evaluation with progress on standard error and signals heard.
-fn watched<T>(
+///
+/// # Errors
+///
+/// Those of the evaluation, with their exit codes.
+pub fn watched<T>(
     label: &str,
     stop: &StopFlag,
     run: impl FnOnce(&mut Monitor<'_>) -> Result<T, EvalError>,
@@ -149,6 +155,7 @@ pub fn failure(error: EvalError) -> Failure {
     let kind = match &error {
         EvalError::Interrupted { .. } => FailureKind::Interrupted,
         EvalError::Model { .. }
+        | EvalError::Samples(_)
         | EvalError::BadScore { .. }
         | EvalError::AllTooShort { .. }
         | EvalError::NoDocuments => FailureKind::Data,

@@ -1,18 +1,22 @@
 //! `bowline eval`: a model against context length.
 
+mod cost;
+mod import;
+mod retrieval;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use eval::report::{Report, Row, SCHEMA_VERSION, Variant as ReportVariant, csv, markdown};
-use eval::tasks::passkey::Variant;
-use eval::{PerplexityOptions, Protocol, RetrievalOptions};
+use eval::report::{Report, Row, SCHEMA_VERSION, Variant as ReportVariant, csv, lm_eval_results, markdown};
+use eval::{PerplexityOptions, Protocol};
 use serde_json::json;
 
 use super::options::ModelOptions;
 use super::output::{print, print_json};
 use crate::describe::{spectrum, variant_of};
 use crate::error::{Failure, io_failure};
-use crate::evaluate::{Documents, Labels, passkey_depths, passkey_rows, perplexity_rows, weights_hash};
+use crate::evaluate::{Documents, Labels, perplexity_rows, weights_hash};
 use crate::model::ModelFolder;
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
@@ -30,10 +34,26 @@ enum Task {
     /// Perplexity by a named protocol
     Perplexity(PerplexityArgs),
     /// Passkey retrieval over lengths and depths
-    Passkey(PasskeyArgs),
+    Passkey(retrieval::PasskeyArgs),
+    /// Needles in the user's text or a made one, over lengths and depths
+    Needle(retrieval::NeedleArgs),
+    /// Several passkeys, one of which is asked for
+    Multipasskey(retrieval::MultiPasskeyArgs),
+    /// The value of a key in a JSON object (Liu et al. 2023)
+    Kv(retrieval::KeyValueArgs),
+    /// A question over documents with the answer at a chosen place (Liu et al. 2023)
+    Documents(retrieval::DocumentsArgs),
+    /// RULER's thirteen tasks and the effective length
+    Ruler(retrieval::RulerArgs),
+    /// Perplexity on the tokens that need a long context (LongPPL)
+    Longppl(cost::LongPplArgs),
+    /// Loss at short context against the model before its extension
+    ShortText(cost::ShortTextArgs),
+    /// Results of other programs as a run folder
+    Import(import::ImportArgs),
 }
 
-/// What both tasks share.
+/// What all tasks share.
 #[derive(Debug, Args)]
 struct Common {
     /// Folder, Hub id in the cache, or `bundled`
@@ -62,6 +82,8 @@ enum Format {
     Csv,
     /// Rows as a Markdown table
     Md,
+    /// The schema of lm-evaluation-harness
+    LmEval,
 }
 
 #[derive(Debug, Args)]
@@ -91,21 +113,6 @@ struct PerplexityArgs {
     min_tokens: Option<usize>,
 }
 
-#[derive(Debug, Args)]
-struct PasskeyArgs {
-    #[command(flatten)]
-    common: Common,
-    /// Whose passkey: bowline (exact depth by length grid), pi, yarn, longlora
-    #[arg(long, default_value = "bowline")]
-    variant: String,
-    /// Depths of the grid, evenly spaced
-    #[arg(long, default_value_t = 11)]
-    depths: usize,
-    /// Trials in each cell of the grid
-    #[arg(long, default_value_t = 10)]
-    trials: usize,
-}
-
 impl Eval {
     /// Runs the command.
     ///
@@ -116,6 +123,14 @@ impl Eval {
         match self.task {
             Task::Perplexity(arguments) => arguments.run(),
             Task::Passkey(arguments) => arguments.run(),
+            Task::Needle(arguments) => arguments.run(),
+            Task::Multipasskey(arguments) => arguments.run(),
+            Task::Kv(arguments) => arguments.run(),
+            Task::Documents(arguments) => arguments.run(),
+            Task::Ruler(arguments) => arguments.run(),
+            Task::Longppl(arguments) => arguments.run(),
+            Task::ShortText(arguments) => arguments.run(),
+            Task::Import(arguments) => arguments.run(),
         }
     }
 }
@@ -145,34 +160,14 @@ impl PerplexityArgs {
     }
 }
 
-impl PasskeyArgs {
-    fn run(self) -> Result<(), Failure> {
-        let variant: Variant = self.variant.parse().map_err(|e: eval::TaskError| Failure::config(e.to_string()))?;
-        let session = Session::open(&self.common, "passkey")?;
-        let options = RetrievalOptions {
-            lengths: self.common.lengths.clone(),
-            depths: passkey_depths(variant, self.depths),
-            trials: self.trials,
-            seed: self.common.seed,
-        };
-        let reader = session.model.reader();
-        let labels = session.labels(&self.common);
-        let rows = passkey_rows(&session.model, &reader, variant, &options, labels, &session.stop)?;
-        let config = json!({
-            "task": "passkey", "model": self.common.model, "variant": self.variant, "lengths": self.common.lengths,
-            "depths": self.depths, "trials": self.trials,
-        });
-        let report = session.report(&self.common, rows, config, None)?;
-        session.finish(&self.common, &report)
-    }
-}
-
 /// A loaded model, its run folder and what is recorded about the run.
 struct Session {
     model: ModelFolder,
     run: RunDir,
     stop: StopFlag,
     recorder: Recorder,
+    /// Hashes of weights, tokenizer and whatever else was read.
+    hashes: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -184,7 +179,10 @@ impl Session {
             let name = Path::new(&common.model).file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy());
             PathBuf::from("runs").join(format!("eval-{task}-{name}"))
         });
-        Ok(Self { model, run: RunDir::open(&out)?, stop: StopFlag::on_signals()?, recorder })
+        let mut hashes = recorder.hashes.clone();
+        hashes.insert("weights".into(), weights_hash(&model.dir)?);
+        hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
+        Ok(Self { model, run: RunDir::open(&out)?, stop: StopFlag::on_signals()?, recorder, hashes })
     }
 
     fn labels<'a>(&self, common: &'a Common) -> Labels<'a> {
@@ -198,9 +196,7 @@ impl Session {
         config: serde_json::Value,
         data: Option<String>,
     ) -> Result<Report, Failure> {
-        let mut hashes = self.recorder.hashes.clone();
-        hashes.insert("weights".into(), weights_hash(&self.model.dir)?);
-        hashes.insert("tokenizer".into(), self.model.tokenizer()?.hash().to_owned());
+        let mut hashes = self.hashes.clone();
         hashes.extend(data.map(|hash| ("documents".to_owned(), hash)));
         let mut provenance = self.recorder.provenance(self.model.device(), self.model.kind(), config);
         provenance.hashes = hashes;
@@ -228,6 +224,7 @@ impl Session {
             Format::Json => print_json(report)?,
             Format::Csv => print(&table),
             Format::Md => print(&markdown(&report.rows)),
+            Format::LmEval => print_json(&lm_eval_results(report, self.labels(common).variant))?,
         }
         eprintln!("results in {}", self.run.path().display());
         Ok(())

@@ -98,14 +98,14 @@ impl Task for MultiDocument<'_> {
     fn sample(&self, length: usize, depth: Option<f64>, seed: u64) -> Result<Sample, TaskError> {
         let depth = depth.unwrap_or_else(|| SplitMix64::new(seed).unit());
         let wanted = Wanted { task: "multi_document liu-1", length, least: 1 };
-        let (question, probe) = (self.question(seed), &self.set.questions[0]);
-        let (around, around_probe) = (self.surroundings(question, seed), self.surroundings(probe, 0));
+        let question = self.question(seed);
+        let around = self.surroundings(question, seed);
         self.fitter.fitted(wanted, seed, |units, asked| {
             if asked == seed {
-                self.draft(&around, question, units, depth)
-            } else {
-                self.draft(&around_probe, probe, units, depth)
+                return self.draft(&around, question, units, depth);
             }
+            let probe = self.question(asked);
+            self.draft(&self.surroundings(probe, asked), probe, units, depth)
         })
     }
 
