@@ -5,8 +5,8 @@ use clap::{Args, ValueEnum};
 use rope_scaling::Precision;
 use tch::Kind;
 
-use crate::error::Failure;
 use crate::config::Method;
+use crate::error::Failure;
 use crate::model::{LoadOptions, ModelFolder};
 use crate::runtime::device::device;
 
@@ -93,6 +93,8 @@ impl ModelOptions {
                 return Err(Failure::config("--threads 0: at least 1 is needed"));
             }
             tch::set_num_threads(i32::from(threads));
+            // Our own kernels run on rayon's threads. A pool that is there already was asked for by its own variable.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
         }
         let kind = match self.dtype {
             Some(dtype) => Some(dtype.kind()),

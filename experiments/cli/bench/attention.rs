@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use attention::workload::Workload;
-use attention::{AttnProblem, AttnShape, Backend};
+use attention::{AttnProblem, AttnShape, Backend, tiled};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
@@ -127,9 +127,9 @@ impl AttentionBench {
     /// When an option is wrong, a named backend declines a case, or a backend fails.
     pub(super) fn run(self) -> Result<(), Failure> {
         let device = device(self.device.as_deref())?;
-        let backends = self.backends()?;
-        if self.repeats == 0 || self.batch == 0 || self.heads == 0 {
-            return Err(Failure::config("--repeats, --batch and --heads must be at least 1"));
+        let backends = self.backends(device)?;
+        if self.repeats == 0 || self.batch == 0 || self.heads == 0 || self.threads.contains(&0) {
+            return Err(Failure::config("--repeats, --batch, --heads and --threads must be at least 1"));
         }
         let mut rows = Vec::new();
         let mut peak = (0, None);
@@ -137,7 +137,7 @@ impl AttentionBench {
             if peak.0 != setting.threads {
                 peak = (setting.threads, peak_flops(device, self.kind(device), setting.threads));
             }
-            for row in self.measured(setting, device, &backends, peak.1)? {
+            for row in self.alone(setting, device, &backends, peak.1)? {
                 eprintln!("{}", row.told());
                 rows.push(row);
             }
@@ -153,9 +153,10 @@ impl AttentionBench {
     }
 
     /// The backends named, or all but the reference, whose speed says nothing.
-    fn backends(&self) -> Result<Vec<Backend>, Failure> {
+    fn backends(&self, device: Device) -> Result<Vec<Backend>, Failure> {
         if self.backends.is_empty() {
-            let ours = |backend: &Backend| !["reference", "libtorch"].contains(&backend.name());
+            let ours =
+                |backend: &Backend| backend.runs_on(device) && !["reference", "libtorch"].contains(&backend.name());
             return Ok(Backend::all().filter(ours).collect());
         }
         let named = self.backends.iter().filter(|name| *name != "libtorch");
@@ -203,6 +204,25 @@ impl AttentionBench {
         }
     }
 
+    /// One setting on a thread of its own, with as many threads for libtorch and for rayon as it asks for.
+    fn alone(
+        &self,
+        setting: Setting,
+        device: Device,
+        backends: &[Backend],
+        peak: Option<f64>,
+    ) -> Result<Vec<Row>, Failure> {
+        let run = || {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(setting.threads).use_current_thread().build();
+            let _pool = pool.map_err(|error| Failure::config(format!("{} threads: {error}", setting.threads)))?;
+            // libtorch's count belongs to the thread that asks.
+            tch::set_num_threads(i32::try_from(setting.threads).unwrap_or(i32::MAX));
+            self.measured(setting, device, backends, peak)
+        };
+        let ended = std::thread::scope(|scope| scope.spawn(run).join());
+        ended.unwrap_or_else(|_| Err(Failure::config("a benchmark's thread ended in a panic")))
+    }
+
     /// One setting: every contender once, then in turns.
     fn measured(
         &self,
@@ -223,19 +243,20 @@ impl AttentionBench {
         let problem = setting.workload.problem(shape).map_err(|e| Failure::config(e.to_string()))?;
         let kind = self.kind(device);
         let inputs = Inputs::of(&shape, kind, device);
+        let dtype = attention::dtype_of(kind).unwrap_or(attention::DType::F32);
         let peers = Peer::of(setting.workload, &problem, device, kind)?;
         let mut contenders = Vec::new();
         for peer in &peers {
             contenders.push(of_peer(peer, &inputs, setting.direction)?);
         }
         for &backend in backends {
-            match backend.supports(&problem, attention::dtype_of(kind).unwrap_or(attention::DType::F32)) {
-                Ok(()) => contenders.push(of_backend(backend, &problem, &inputs, setting.direction)?),
+            match backend.supports(&problem, dtype) {
+                Ok(()) => contenders.push(of_backend(backend, &problem, &inputs, setting)?),
                 Err(refusal) if self.backends.is_empty() => eprintln!("left out: {refusal}"),
                 Err(refusal) => return Err(Failure::config(refusal.to_string())),
             }
         }
-        let seconds = in_turns(&contenders, setting.threads, self.repeats, device)?;
+        let seconds = in_turns(&contenders, self.repeats, device)?;
         Ok(self.rows(setting, &problem, &contenders, &seconds, (device, peak)))
     }
 
@@ -324,10 +345,10 @@ fn of_backend<'a>(
     backend: Backend,
     problem: &'a AttnProblem,
     inputs: &'a Inputs,
-    direction: Direction,
+    setting: Setting,
 ) -> Result<Contender<'a>, Failure> {
     let Inputs { q, k, v, grad_output } = inputs;
-    let run: Box<dyn Fn() -> Result<(), Failure> + 'a> = match direction {
+    let run: Box<dyn Fn() -> Result<(), Failure> + 'a> = match setting.direction {
         Direction::Forward => Box::new(move || tch::no_grad(|| Ok(backend.attend(problem, q, k, v).map(drop)?))),
         Direction::Backward => {
             let attended = tch::no_grad(|| backend.attend(problem, q, k, v))?;
@@ -336,18 +357,16 @@ fn of_backend<'a>(
             })
         }
     };
-    Ok(Contender { backend: backend.name().to_owned(), way: "", scratch_bytes: None, run })
+    let scratch_bytes = (backend.name() == tiled::NAME).then(|| {
+        let dtype = attention::dtype_of(q.kind()).unwrap_or(attention::DType::F32);
+        let scratch = tiled::scratch_bytes(problem, dtype, setting.threads);
+        if setting.direction == Direction::Forward { scratch.forward as u64 } else { scratch.backward as u64 }
+    });
+    Ok(Contender { backend: backend.name().to_owned(), way: "", scratch_bytes, run })
 }
 
 /// Sorted seconds of each contender, after one run of each that is not timed.
-fn in_turns(
-    contenders: &[Contender<'_>],
-    threads: usize,
-    repeats: usize,
-    device: Device,
-) -> Result<Vec<Vec<f64>>, Failure> {
-    let before = tch::get_num_threads();
-    tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+fn in_turns(contenders: &[Contender<'_>], repeats: usize, device: Device) -> Result<Vec<Vec<f64>>, Failure> {
     let mut seconds = vec![Vec::with_capacity(repeats); contenders.len()];
     for turn in 0..=repeats {
         for (contender, times) in contenders.iter().zip(&mut seconds) {
@@ -361,7 +380,6 @@ fn in_turns(
             }
         }
     }
-    tch::set_num_threads(before);
     seconds.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
     Ok(seconds)
 }
@@ -369,7 +387,7 @@ fn in_turns(
 /// Operations a second that the device was measured to do; none where nothing can be said.
 fn peak_flops(device: Device, kind: Kind, threads: usize) -> Option<f64> {
     if device == Device::Cpu {
-        let one = || attention::tiled::fma_peak_gflops(attention::tiled::Isa::best());
+        let one = || tiled::fma_peak_gflops(tiled::Isa::best());
         // All at once: cores share power and, on some machines, arithmetic units.
         let each = std::thread::scope(|scope| {
             let started: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
