@@ -1,10 +1,13 @@
 //! `bowline doctor`: what this machine can do.
 
+use attention::{Alibi, AttnProblem, AttnShape, Backend, Mask, ProblemError, dtype_of};
 use clap::Args;
 use serde::Serialize;
+use tch::{Device, Kind};
 
 use super::output::{print, print_json};
 use crate::error::Failure;
+use crate::model::libtorch_kernel;
 
 /// Looks around.
 #[derive(Debug, Args)]
@@ -68,6 +71,60 @@ impl Nvrtc {
 struct BackendFinding {
     name: &'static str,
     runs_on: Vec<&'static str>,
+    /// Where `--backend auto` takes it for causal attention.
+    default_on: Vec<&'static str>,
+    /// Why it is the default, why it cannot run, which kernels it has.
+    notes: Vec<String>,
+}
+
+/// What devices are asked about: causal attention of a model of usual size.
+struct Typical {
+    device: Device,
+    name: &'static str,
+    kind: Kind,
+}
+
+impl Typical {
+    fn problem(alibi: bool) -> Result<AttnProblem, ProblemError> {
+        let shape = AttnShape { batch: 1, query_heads: 8, key_heads: 8, query_len: 1024, key_len: 1024, head_dim: 128 };
+        let problem = AttnProblem::new(shape)?.with_mask(Mask::causal(&shape))?;
+        if alibi { problem.with_alibi(Alibi::new(&[0.5; 8])?) } else { Ok(problem) }
+    }
+}
+
+impl BackendFinding {
+    fn of(backend: Backend, devices: &[Typical]) -> Self {
+        let here = devices.iter().filter(|typical| backend.runs_on(typical.device));
+        let mut finding = Self { name: backend.name(), runs_on: Vec::new(), default_on: Vec::new(), notes: Vec::new() };
+        for Typical { device, name, kind } in here {
+            if let Err(note) = finding.add(backend, *device, name, *kind) {
+                finding.notes.push(note);
+            }
+        }
+        if finding.runs_on.is_empty() && finding.notes.is_empty() {
+            finding.notes.push("no device for it here".to_owned());
+        }
+        finding
+    }
+
+    fn add(&mut self, backend: Backend, device: Device, name: &'static str, kind: Kind) -> Result<(), String> {
+        let Some(dtype) = dtype_of(kind) else { return Ok(()) };
+        let [causal, alibi] = [false, true].map(Typical::problem);
+        let (causal, alibi) = (causal.map_err(|e| e.to_string())?, alibi.map_err(|e| e.to_string())?);
+        backend.supports(&causal, dtype).map_err(|unsupported| format!("not on {name}: {unsupported}"))?;
+        self.runs_on.push(name);
+        let choice = Backend::default_for(device, &causal, dtype);
+        if choice.backend == backend {
+            self.default_on.push(name);
+            self.notes.push(format!("default on {name}: {}", choice.reason));
+        }
+        if backend.name() == "libtorch" {
+            let kernel = |problem| libtorch_kernel(problem, device, kind).map_or("?".to_owned(), |k| k.to_string());
+            let (causal, alibi) = (kernel(&causal), kernel(&alibi));
+            self.notes.push(format!("its kernel on {name}: {causal} for causal, {alibi} with a dense bias for ALiBi"));
+        }
+        Ok(())
+    }
 }
 
 impl Doctor {
@@ -89,7 +146,10 @@ impl Doctor {
 impl Findings {
     fn gather() -> Self {
         let cuda = torch_ext::cuda::state();
-        let devices = if cuda.is_available() { vec!["cpu", "cuda"] } else { vec!["cpu"] };
+        let mut devices = vec![Typical { device: Device::Cpu, name: "cpu", kind: Kind::Float }];
+        if cuda.is_available() {
+            devices.push(Typical { device: Device::Cuda(0), name: "cuda", kind: Kind::BFloat16 });
+        }
         let info = torch_ext::libtorch::info();
         Self {
             program: format!("bowline {}", env!("CARGO_PKG_VERSION")),
@@ -109,9 +169,7 @@ impl Findings {
             },
             cuda: Cuda { available: cuda.is_available(), devices: cuda.devices(), explanation: cuda.to_string() },
             nvrtc: Nvrtc::find(),
-            backends: attention::Backend::all()
-                .map(|backend| BackendFinding { name: backend.name(), runs_on: devices.clone() })
-                .collect(),
+            backends: Backend::all().map(|backend| BackendFinding::of(backend, &devices)).collect(),
         }
     }
 
@@ -128,8 +186,11 @@ impl Findings {
         line("cpu", format!("{} cores, {} threads, {}", cpu.cores, cpu.threads, cpu.features.join(" ")));
         line("cuda", cuda.explanation.clone());
         line("nvrtc", nvrtc.explanation.clone());
-        for backend in backends {
-            line("attention", format!("{} on {}", backend.name, backend.runs_on.join(", ")));
+        for BackendFinding { name, runs_on, notes, .. } in backends {
+            let place =
+                if runs_on.is_empty() { "nowhere here".to_owned() } else { format!("on {}", runs_on.join(", ")) };
+            line("attention", format!("{name} {place}"));
+            notes.iter().for_each(|note| line("", format!("  {note}")));
         }
         page
     }

@@ -40,7 +40,7 @@ impl Export {
         }
         let source = checkpoint_in(&self.from)?;
         let kind = self.dtype.map(super::options::DtypeName::kind);
-        let backend = Backend::from_name("libtorch")?;
+        let backend = Backend::auto();
         let options = LoadOptions { device: Device::Cpu, kind, backend, precision: Precision::HubCompatible };
         let model = ModelFolder::load(&source.to_string_lossy(), options)?;
         if self.dtype.is_some() {

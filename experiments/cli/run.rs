@@ -38,6 +38,9 @@ pub struct Run {
     /// Device: cpu, cuda or cuda:N [default: cuda:0 when there is one]
     #[arg(long)]
     device: Option<String>,
+    /// Attention backend, as the study's backend: auto, or a name that `bowline doctor` lists
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
 }
 
 impl Run {
@@ -47,7 +50,10 @@ impl Run {
     ///
     /// As training, evaluation or report say; exit code 1 when an expectation of the study does not hold.
     pub fn run(self) -> Result<(), Failure> {
-        let study = recipes::study(&self.study, &self.settings, self.short)?;
+        let mut study = recipes::study(&self.study, &self.settings, self.short)?;
+        if let Some(backend) = self.backend {
+            study.backend = backend;
+        }
         let name = if self.short { format!("{}-short", study.name) } else { study.name.clone() };
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(name));
         let stop = StopFlag::on_signals()?;

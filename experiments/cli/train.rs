@@ -47,6 +47,9 @@ pub struct Train {
     /// Device: cpu, cuda or cuda:N [default: cuda:0 when there is one]
     #[arg(long)]
     device: Option<String>,
+    /// Attention backend, as the recipe's model.backend: auto, or a name that `bowline doctor` lists
+    #[arg(long, value_name = "NAME")]
+    backend: Option<String>,
     /// Read the recipe, the data and the model, print what would be done, and stop
     #[arg(long)]
     dry_run: bool,
@@ -59,7 +62,10 @@ impl Train {
     ///
     /// As the recipe, data, model or training say; exit code 5 when a signal stopped it.
     pub fn run(self) -> Result<(), Failure> {
-        let recipe = recipes::training(&self.recipe, &self.settings)?;
+        let mut recipe = recipes::training(&self.recipe, &self.settings)?;
+        if let Some(backend) = self.backend {
+            recipe.model.backend = backend;
+        }
         let resume = match self.resume.as_str() {
             "auto" => Resume::Auto,
             "never" => Resume::Never,

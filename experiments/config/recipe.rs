@@ -58,6 +58,9 @@ pub struct ModelSource {
     /// Element type of weights and activations.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Attention backend; `auto` takes the fastest that is right for device and problem, a name takes that or fails.
+    #[serde(default = "crate::model::auto_backend", skip_serializing_if = "crate::model::is_auto_backend")]
+    pub backend: String,
 }
 
 /// Shape of a new model, in the words of `config.json`.

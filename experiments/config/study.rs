@@ -17,6 +17,9 @@ pub struct Study {
     pub description: String,
     /// The model that every variant starts from: a folder, a Hub id in the cache, or `bundled`.
     pub base: String,
+    /// Attention backend; `auto` takes the fastest that is right for device and problem, a name takes that or fails.
+    #[serde(default = "crate::model::auto_backend", skip_serializing_if = "crate::model::is_auto_backend")]
+    pub backend: String,
     /// Seed of samples and bootstrap.
     #[serde(default = "one")]
     pub seed: u64,
@@ -155,6 +158,7 @@ impl Study {
         recipe.name.clone_from(&variant.name);
         recipe.model.from = Some(self.base.clone());
         recipe.model.new = None;
+        recipe.model.backend.clone_from(&self.backend);
         recipe.positions.clone_from(&variant.positions);
         Ok(recipe)
     }

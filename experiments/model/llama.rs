@@ -138,7 +138,7 @@ impl Llama {
         let (q, k) = (split(block.query.forward(x), heads), split(block.key.forward(x), key_heads));
         let (q, k) = match pass.plan.extrapolation() {
             // [batch, heads, length, head_dim] and [batch, key_heads, length, head_dim]
-            None => (pass.plan.rotated(&q, pass.offset), pass.plan.rotated(&k, pass.offset)),
+            None => (pass.plan.rotated_over(q, pass.offset)?, pass.plan.rotated_over(k, pass.offset)?),
             // Rotated inside attention, at more than one position each.
             Some(_) => (q, k),
         };

@@ -4,6 +4,7 @@ use rope_scaling::PositionPlan;
 use tch::{Device, Kind, Tensor};
 
 use super::extrapolation::Extrapolation;
+use super::rotation::{Angles, RotationError, fits, rotated_in_place};
 
 /// [`PositionPlan`] on a device.
 #[derive(Debug)]
@@ -79,6 +80,24 @@ impl PlanTensors {
     pub fn rotated(&self, x: &Tensor, offset: i64) -> Tensor {
         let length = x.size()[2];
         self.rotated_by(x, |table| table.narrow(0, offset, length))
+    }
+
+    /// The same for a tensor that nothing else reads: where it can, the rotation is written over it.
+    ///
+    /// # Errors
+    ///
+    /// As [`rotated_in_place`].
+    pub fn rotated_over(&self, x: Tensor, offset: i64) -> Result<Tensor, RotationError> {
+        match self.angles(offset, x.size()[2]) {
+            Some((cos, sin)) if fits(&x) => rotated_in_place(&x, Angles { cos: &cos, sin: &sin }),
+            _ => Ok(self.rotated(&x, offset)),
+        }
+    }
+
+    /// Cos and sin `[length, rotary_dim / 2]` of positions `offset ..`; none without a rotation.
+    pub(super) fn angles(&self, offset: i64, length: i64) -> Option<(Tensor, Tensor)> {
+        let Rotary { cos, sin, .. } = self.rotary.as_ref()?;
+        Some((cos.narrow(0, offset, length), sin.narrow(0, offset, length)))
     }
 
     /// `x` `[batch, heads, length, head_dim]` rotated as `positions`, one for each of `length`, all inside the plan.

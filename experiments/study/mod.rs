@@ -40,8 +40,12 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
     let base = variant::base(study, device)?;
     let documents = variant::documents(study, &base)?;
     rehearsal::rehearse(study, &base, &documents)?;
+    let longest = study.evaluation.lengths.iter().chain(&study.evaluation.passkey_lengths).copied().max();
+    let account = base.llama.attention_account(longest.unwrap_or(1));
     drop(base);
     let run = RunDir::open(&options.out)?;
+    eprint!("{account}");
+    run.log(account.trim_end());
     let mut recorder = Recorder::new();
     recorder.seeds.insert("study".into(), study.seed);
     run.write_toml("resolved.toml", study)?;

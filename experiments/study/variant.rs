@@ -14,7 +14,7 @@ use crate::config::{Study, VariantSpec};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::{Failure, io_failure};
 use crate::evaluate::{Documents, Labels, passkey_depths, passkey_rows, perplexity_rows, weights_hash};
-use crate::model::{LoadOptions, ModelFolder};
+use crate::model::{LoadOptions, ModelFolder, is_auto_backend};
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
 use crate::train::{Resume, RunOptions, changed_positions, read_metrics, train_model};
@@ -52,7 +52,7 @@ impl VariantResult {
 ///
 /// As [`ModelFolder::load`].
 pub fn base(study: &Study, device: Device) -> Result<ModelFolder, Failure> {
-    let backend = Backend::from_name("libtorch")?;
+    let backend = Backend::from_name(&study.backend)?;
     let precision = Precision::HubCompatible;
     ModelFolder::load(&study.base, LoadOptions { device, kind: Some(Kind::Float), backend, precision })
 }
@@ -188,10 +188,13 @@ fn evaluated(
 /// A hash of everything that decides a variant's result.
 fn key(study: &Study, spec: &VariantSpec, base: &str, documents: &str) -> Result<String, Failure> {
     let recipe = if spec.train { Some(study.recipe(spec)?) } else { None };
-    let decided_by = serde_json::json!({
+    let mut decided_by = serde_json::json!({
         "version": RESULT_VERSION, "program": env!("CARGO_PKG_VERSION"), "seed": study.seed,
         "evaluation": study.evaluation, "variant": spec, "recipe": recipe, "base": base, "documents": documents,
     });
+    if !is_auto_backend(&study.backend) {
+        decided_by["backend"] = study.backend.clone().into();
+    }
     Ok(blake3::hash(decided_by.to_string().as_bytes()).to_hex().to_string())
 }
 

@@ -52,7 +52,7 @@ pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<Pa
     let load = LoadOptions {
         device,
         kind: Some(kind(recipe.model.dtype)),
-        backend: Backend::from_name("libtorch")?,
+        backend: Backend::from_name(&recipe.model.backend)?,
         precision: Precision::HubCompatible,
     };
     let model = match (&recipe.model.from, &recipe.model.new) {
@@ -219,6 +219,7 @@ fn summary(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> Strin
         recipe.tokens(),
         config.positions.max_position_embeddings
     );
+    page += &model.llama.attention_account(recipe.longest());
     page += &sources.page();
     page
 }

@@ -1,0 +1,117 @@
+//! The rotation of queries and keys in one pass over their numbers, where they lie; its backward is the inverse rotation.
+//!
+//! A pair `(a, b)` at angle `t` becomes `(a cos t - b sin t, b cos t + a sin t)` (Su et al. 2021, equation 34), each product
+//! and sum rounded to float32, which is what libtorch's operations on whole tensors give, bit for bit, with one pass
+//! instead of seven. The inverse has `-sin t`; nothing but the two tables is kept for it.
+
+use rayon::prelude::*;
+use tch::{Device, Kind, Tensor};
+use torch_ext::autograd::{AutogradError, Backward, Recorded, custom};
+use torch_ext::host::{HostError, contiguous_mut, span};
+
+use crate::error::Failure;
+
+/// Fewest numbers that are worth a second thread.
+const PARALLEL: usize = 1 << 16;
+
+/// Why a rotation in place failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationError {
+    /// The numbers are not where they should be.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The graph could not take it.
+    #[error(transparent)]
+    Autograd(#[from] AutogradError),
+    /// libtorch failed.
+    #[error(transparent)]
+    Torch(#[from] tch::TchError),
+}
+
+impl From<RotationError> for Failure {
+    fn from(error: RotationError) -> Self {
+        Self::data(error.to_string())
+    }
+}
+
+/// Cos and sin of each position, `[length, half]`, contiguous float32 on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub struct Angles<'a> {
+    /// Cosines, attention factor included.
+    pub cos: &'a Tensor,
+    /// Sines, likewise.
+    pub sin: &'a Tensor,
+}
+
+/// Whether [`rotated_in_place`] takes a tensor `[batch, heads, length, head_dim]`: float32 on the CPU, with heads inside
+/// positions as a projection leaves them.
+pub fn fits(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && x.kind() == Kind::Float && x.dim() == 4 && x.transpose(1, 2).is_contiguous()
+}
+
+/// `x` `[batch, heads, length, head_dim]` rotated, written over `x` itself: for a tensor that nothing else reads, such as
+/// the output of a projection, whose own backward does not look at it.
+///
+/// # Errors
+///
+/// When `x` does not fit (see [`fits`]) or the angles are not its positions'.
+pub fn rotated_in_place(x: &Tensor, angles: Angles<'_>) -> Result<Tensor, RotationError> {
+    let Angles { cos, sin } = angles;
+    let forward = || {
+        let mut rows = x.f_transpose(1, 2)?; // [batch, length, heads, head_dim], contiguous
+        rotate(&mut rows, angles, 1.0)?;
+        let saved = vec![cos.shallow_clone(), sin.shallow_clone()];
+        Ok::<_, RotationError>(Recorded { outputs: vec![x.shallow_clone()], saved })
+    };
+    let backward = |call: Backward| -> Result<_, RotationError> {
+        let Some(grad) = &call.gradients[0] else { return Ok(vec![None]) };
+        // Heads inside positions again: the projection before it then needs no copy of its own.
+        let mut rows = copied(&grad.f_transpose(1, 2)?)?;
+        rotate(&mut rows, Angles { cos: &call.saved[0], sin: &call.saved[1] }, -1.0)?;
+        Ok(vec![Some(rows.f_transpose(1, 2)?)])
+    };
+    Ok(custom("rotation", &[x], forward, backward)?.swap_remove(0))
+}
+
+/// A copy in one piece, even of a tensor that is.
+fn copied(x: &Tensor) -> Result<Tensor, tch::TchError> {
+    let mut copy = Tensor::f_empty(x.size(), (x.kind(), x.device()))?;
+    copy.f_copy_(x)?;
+    Ok(copy)
+}
+
+/// Rotates `[batch, length, heads, head_dim]` by the angles, or by their opposites where `direction` is -1.
+fn rotate(x: &mut Tensor, Angles { cos, sin }: Angles<'_>, direction: f32) -> Result<(), RotationError> {
+    let (_, length, heads, head_dim) = x.size4()?;
+    let half = cos.size2()?.1;
+    let [heads, head_dim, half, length] = [heads, head_dim, half, length].map(|n| usize::try_from(n).unwrap_or(0));
+    let (cos, sin) = (span::<f32>(cos)?, span::<f32>(sin)?);
+    let numbers = contiguous_mut::<f32>(x)?;
+    if numbers.is_empty() || half == 0 {
+        return Ok(());
+    }
+    let one_position = |(row, numbers): (usize, &mut [f32])| {
+        let at = row % length * half;
+        let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
+        numbers.chunks_exact_mut(head_dim).for_each(|head| rotate_head(head, cos, sin, direction));
+    };
+    let large = numbers.len() >= PARALLEL;
+    match large {
+        true => numbers.par_chunks_mut(heads * head_dim).with_min_len(64).enumerate().for_each(one_position),
+        false => numbers.chunks_mut(heads * head_dim).enumerate().for_each(one_position),
+    }
+    Ok(())
+}
+
+/// One head at one position; what lies behind the rotated part stays.
+fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
+    let (first, rest) = head.split_at_mut(cos.len());
+    for (((a, b), cos), sin) in first.iter_mut().zip(rest).zip(cos).zip(sin) {
+        let sin = direction * sin;
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+}
+
+#[cfg(test)]
+#[path = "rotation_tests.rs"]
+mod tests;
