@@ -66,7 +66,8 @@ impl Injection {
 
     /// Whether the fault has struck.
     pub fn struck(&self) -> bool {
-        IN_FORCE.with_borrow(|it| it.as_ref().is_some_and(|it| it.faults.at > 0 && it.done.len() as u64 >= it.faults.at))
+        IN_FORCE
+            .with_borrow(|it| it.as_ref().is_some_and(|it| it.faults.at > 0 && it.done.len() as u64 >= it.faults.at))
     }
 }
 

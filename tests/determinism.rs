@@ -206,7 +206,7 @@ fn an_echo_of_a_signal_ends_nothing_and_a_later_one_ends_the_process_at_once() {
     let bench = busy(10_000_000, 0);
     let run = bench.path("busy");
     let mut running = Running::start(bench.command("busy", &[]));
-    running.until_lines(&run.join("metrics.jsonl"), 2);
+    running.until_lines(&step(&run, 2).join("manifest.json"), 1);
     running.signal("INT");
     running.signal("INT");
     std::thread::sleep(GRACE + Duration::from_millis(100));
@@ -233,7 +233,7 @@ fn a_stop_does_not_wait_for_the_passes_left_of_a_long_step() {
 
 #[test]
 fn a_closed_terminal_is_a_stop_unless_it_was_to_be_ignored() {
-    let bench = Bench::with_one_stage(60);
+    let bench = Bench::with_one_stage(150);
     let hang_up = |command: Command, out: &str| {
         let mut running = Running::start(command);
         running.until_lines(&bench.path(out).join("metrics.jsonl"), 3);
@@ -247,7 +247,9 @@ fn a_closed_terminal_is_a_stop_unless_it_was_to_be_ignored() {
     hang_up(under_nohup, "nohup").expect(0);
     // A test run that itself ignores the signal hands that on.
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let ignored = status.lines().any(|line| line.starts_with("SigIgn:") && line.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']));
+    let ignored = status
+        .lines()
+        .any(|line| line.starts_with("SigIgn:") && line.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f']));
     hang_up(direct, "direct").expect(if ignored { 0 } else { 5 });
 }
 

@@ -83,7 +83,9 @@ impl StopFlag {
             }
             Request::Echo => {}
             Request::GiveUp => match self.saving.try_lock() {
-                Err(TryLockError::WouldBlock) => say!("bowline: {name}: a checkpoint is being written and then it ends"),
+                Err(TryLockError::WouldBlock) => {
+                    say!("bowline: {name}: a checkpoint is being written and then it ends")
+                }
                 // Held to the end: nothing begins to be saved any more.
                 Ok(_held) => give_up(signal, name),
                 Err(TryLockError::Poisoned(_held)) => give_up(signal, name),
@@ -142,7 +144,9 @@ mod tests {
     fn a_second_signal_counts_only_after_a_second() {
         let first = Instant::now();
         assert_eq!(asked(None, first), Request::Stop);
-        for (millis, expected) in [(0, Request::Echo), (3, Request::Echo), (999, Request::Echo), (1000, Request::GiveUp)] {
+        for (millis, expected) in
+            [(0, Request::Echo), (3, Request::Echo), (999, Request::Echo), (1000, Request::GiveUp)]
+        {
             assert_eq!(asked(Some(first), first + Duration::from_millis(millis)), expected, "{millis} ms");
         }
     }

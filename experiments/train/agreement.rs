@@ -69,7 +69,11 @@ impl Agreement<'_> {
             }
             let shown = |keys: &Keys| keys.get(key).cloned().unwrap_or_else(|| "nothing".to_owned());
             let hint = if adds_steps(key, self.recipe, &state.recipe) { STEPS_HINT } else { "" };
-            lines.push(format!("  {key}: {} in the recipe, {} in the checkpoint{hint}", shown(self.recipe), shown(&state.recipe)));
+            lines.push(format!(
+                "  {key}: {} in the recipe, {} in the checkpoint{hint}",
+                shown(self.recipe),
+                shown(&state.recipe)
+            ));
         }
         for (what, hash) in self.inputs.iter().filter(|(what, hash)| state.inputs.get(*what) != Some(hash)) {
             if !self.allows(what) {
@@ -184,7 +188,8 @@ mod tests {
 
     #[test]
     fn every_difference_is_listed_with_both_values() {
-        let said = compared(&["optimizer.learning_rate=2e-3", "seed=9"], &["optimizer.clip_norm=1.0"], &[]).unwrap_err();
+        let said =
+            compared(&["optimizer.learning_rate=2e-3", "seed=9"], &["optimizer.clip_norm=1.0"], &[]).unwrap_err();
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!(lines.len(), 5, "{said}");
         assert!(lines[0].contains("run/step-7"));
@@ -221,7 +226,9 @@ mod tests {
         let constant = PLAIN.replace("'linear'", "'constant'");
         let longer = format!("{constant}[[stage]]\nlength = 32\nbatch = 1\nsteps = 5\n");
         let [constant, longer] = [constant, longer].map(|text| keys_of(&Recipe::parse(&text).unwrap()).unwrap());
-        let check = |now: &Keys, then: &Keys| now.keys().filter(|key| !then.contains_key(*key)).all(|key| extends(key, now, then));
+        let check = |now: &Keys, then: &Keys| {
+            now.keys().filter(|key| !then.contains_key(*key)).all(|key| extends(key, now, then))
+        };
         assert!(check(&longer, &constant));
         assert!(!extends("stage.2.steps", &constant, &longer));
     }

@@ -136,7 +136,8 @@ impl Store {
             }),
         }
         .map_err(|error| io_failure("change", &latest, &error))?;
-        say!("{} checkpoints that this run does not go on from are now in {}", moved.len(), aside.display());
+        let names: Vec<String> = moved.iter().map(|path| name_of(path)).collect();
+        say!("{} moved to {}: this run does not go on from there", names.join(", "), aside.display());
         Ok(())
     }
 

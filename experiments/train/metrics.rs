@@ -118,3 +118,39 @@ fn wall_time() -> f64 {
     let (seconds, nanos) = clock();
     seconds as f64 + f64::from(nanos) * 1e-9
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics(step: u64) -> StepMetrics {
+        let (tokens, length) = (step * 8, 8);
+        StepMetrics { step, tokens, length, loss: 2.5, gradient_norm: 0.5, learning_rate: 1e-3, tokens_per_second: 9.0 }
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_and_not_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        log.record(&metrics(1));
+        let file =
+            std::mem::replace(&mut log.lines, BufWriter::new(File::options().write(true).open("/dev/full").unwrap()));
+        (2..200).for_each(|step| log.record(&metrics(step)));
+        assert!(log.failed);
+        log.lines = file;
+        log.record(&metrics(200));
+        let steps: Vec<u64> = read_metrics(folder.path()).unwrap().iter().map(|line| line.step).collect();
+        assert_eq!(steps, [1, 200]);
+    }
+
+    #[test]
+    fn lines_that_will_come_again_and_damaged_ones_are_dropped_on_opening() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |step| serde_json::to_string(&metrics(step)).unwrap();
+        let text = format!("{}\n{}\nhalf of a li{}\n{}\n", line(1), line(2), line(3), line(4));
+        std::fs::write(folder.path().join("metrics.jsonl"), text).unwrap();
+        assert!(read_metrics(folder.path()).is_err());
+        drop(MetricsLog::open(folder.path(), 3).unwrap());
+        assert_eq!(read_metrics(folder.path()).unwrap(), [metrics(1), metrics(2)]);
+    }
+}

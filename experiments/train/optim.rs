@@ -93,7 +93,8 @@ impl AdamW {
     /// `master.NAME`.
     pub fn state(&self) -> impl Iterator<Item = (String, &Tensor)> {
         self.slots.iter().flat_map(|slot| {
-            let tensors = [("mean", Some(&slot.mean)), ("square", Some(&slot.square)), ("master", slot.master.as_ref())];
+            let tensors =
+                [("mean", Some(&slot.mean)), ("square", Some(&slot.square)), ("master", slot.master.as_ref())];
             tensors.into_iter().filter_map(|(what, tensor)| Some((format!("{what}.{}", slot.name), tensor?)))
         })
     }

@@ -54,8 +54,9 @@ impl Trainer {
         // Last, since a run that is refused leaves the folder as it was.
         self.store.set_aside(self.store.holds(&from).then_some(state.step))?;
         let (then, now) = (state.machine, machine(&self.model));
-        let other_machine = (then != now)
-            .then(|| format!("the checkpoint was made on {then}, this is {now}: the last bits of what follows may differ"));
+        let other_machine = (then != now).then(|| {
+            format!("the checkpoint was made on {then}, this is {now}: the last bits of what follows may differ")
+        });
         Ok(Some(Resumed { from, other_machine }))
     }
 
