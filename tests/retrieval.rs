@@ -66,7 +66,8 @@ fn a_needle_grid_has_every_cell_and_its_samples_give_the_same_rows() {
     let kept = samples("needle");
     assert_eq!(kept.len(), 12);
     assert!(kept.iter().all(|sample| sample.tokens == sample.length && sample.prompt_hash.len() == 64));
-    let [read_back] = Retrieval::from_records(&kept).try_into().unwrap();
+    let found = Retrieval::from_records(&kept);
+    let [read_back] = found.as_slice() else { panic!("{found:?}") };
     let again = read_back.rows(MODEL, "model");
     assert!(again.iter().all(|row| report.rows.contains(row)), "{again:?}");
 }
