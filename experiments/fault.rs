@@ -18,3 +18,31 @@ impl Fault {
         }
     }
 }
+
+/// Longest line of a message about what a file says, in characters.
+const BRIEF: usize = 400;
+
+/// A line with its middle left out where it is long: what a stranger's file says may be megabytes.
+pub fn brief(line: &str) -> String {
+    let count = line.chars().count();
+    if count <= BRIEF {
+        return line.to_owned();
+    }
+    let (head, tail) = (BRIEF * 3 / 4, BRIEF / 4);
+    let cut = |from: usize, to: usize| line.chars().skip(from).take(to - from).collect::<String>();
+    format!("{} .. {}", cut(0, head), cut(count - tail, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_keeps_both_ends_and_a_short_one_all() {
+        assert_eq!(brief("field: is 3"), "field: is 3");
+        let long = format!("field: is {}, must be 3", "\u{e9}".repeat(9000));
+        let kept = brief(&long);
+        assert!(kept.starts_with("field: is \u{e9}") && kept.ends_with("\u{e9}, must be 3"), "{kept}");
+        assert_eq!(kept.chars().count(), BRIEF + 4);
+    }
+}

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use toml::Value;
 
 use crate::error::Failure;
+use crate::fault::brief;
 
 /// Largest recipe file read, in bytes.
 pub const RECIPE_LIMIT: u64 = 4 << 20;
@@ -96,23 +97,40 @@ fn sentence(error: &toml::de::Error, text: &str, lines: Lines) -> Failure {
     let place = long.lines().next().and_then(|line| line.split_once(" at ")).filter(|_| lines == Lines::AsGiven);
     let place = place.map(|(_, place)| format!("{place}: ")).unwrap_or_default();
     let key = error.span().and_then(|span| key_of_value(text, span.start)).map(|key| format!("{key}: "));
-    Failure::config(format!("{place}{}{message}{hint}", key.unwrap_or_default()))
+    Failure::config(brief(&format!("{place}{}{message}{hint}", key.unwrap_or_default())))
 }
 
-/// Table and key, as `optimizer.beta1`, of the value that begins at byte `at`; none where no value begins.
+/// Nothing, or one failure with a line for each finding.
+pub fn settled(findings: &[String]) -> Result<(), Failure> {
+    match findings {
+        [] => Ok(()),
+        all => Err(Failure::config(all.iter().map(|line| brief(line)).collect::<Vec<_>>().join("\n"))),
+    }
+}
+
+/// Table and key, as `optimizer.beta1`, of the value that begins at byte `at`; for a key that begins there, the table that
+/// it stands in.
 fn key_of_value(text: &str, at: usize) -> Option<String> {
-    let before = text.get(..at)?;
-    let line = before.rsplit('\n').next()?;
+    let (before, after) = (text.get(..at)?, text.get(at..)?);
     let is_of_key = |c: char| c.is_alphanumeric() || "_-.\"".contains(c);
+    let line = before.rsplit('\n').next()?;
+    let header = after.lines().next().and_then(|line| line.trim_end().strip_prefix('['));
+    if let (Some(header), "") = (header, line) {
+        // A table where a value belongs: its header is what is wrong.
+        let name = header.trim_matches(['[', ']']);
+        return name.chars().all(is_of_key).then(|| name.to_owned());
+    }
+    let headers = before.lines().filter_map(|line| line.trim().strip_prefix('['));
+    let table = headers.filter_map(|line| line.trim_matches(['[', ']']).split(']').next()).next_back();
+    let table = table.map(|table| table.trim().to_owned());
     let last = |part: &str| part.trim_end().rsplit(|c| !is_of_key(c)).next().unwrap_or_default().to_owned();
     let key = match line.trim_end().strip_suffix('=') {
         Some(key) => last(key),
+        None if line.trim().is_empty() => return table,
         // An item of a list: the key that begins the line.
         None => last(line.split_once('=')?.0),
     };
-    let headers = before.lines().filter_map(|line| line.trim().strip_prefix('['));
-    let table = headers.filter_map(|line| line.trim_matches(['[', ']']).split(']').next()).next_back();
-    let whole = table.map_or_else(|| key.clone(), |table| format!("{}.{key}", table.trim()));
+    let whole = table.map_or_else(|| key.clone(), |table| format!("{table}.{key}"));
     (!key.is_empty()).then_some(whole)
 }
 
@@ -187,6 +205,8 @@ mod tests {
             ("rate = 1.0\n[[stage]]\nsteps = -1\n", "line 3, column 9: stage.steps: "),
             ("rate = 1.0\nstage = [{ steps = 'x' }]\n", "line 2, column 20: steps: "),
             ("rate = 1.0\nstage = [3]\n", "line 2, column 10: stage: "),
+            ("stage = []\n[rate]\nx = 1\n", "line 2, column 1: rate: "),
+            ("rate = 1.0\n[[stage]]\nstps = 1\n", "line 3, column 1: stage: unknown field `stps`"),
         ];
         for (text, start) in cases {
             let error = read::<Sample>(text, &[]).unwrap_err().to_string();

@@ -338,10 +338,7 @@ impl Recipe {
         self.check_sources(&mut expect);
         self.check_stages(&mut expect);
         expect(self.checkpoint.keep >= 1, "checkpoint.keep: must be at least 1, is 0".into());
-        match findings.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::config(findings.join("\n"))),
-        }
+        layers::settled(&findings)
     }
 
     fn check_optimizer(&self, expect: &mut impl FnMut(bool, String)) {
@@ -374,6 +371,10 @@ impl Recipe {
     }
 
     fn check_stages(&self, expect: &mut impl FnMut(bool, String)) {
+        let of_stage = |stage: &Stage| (stage.length as f64) * (stage.batch as f64) * (stage.steps as f64);
+        let all: f64 = self.stages.iter().map(of_stage).sum();
+        let rule = "stage.steps, batch and length: the stages must be at most 1e18 tokens in all";
+        expect(all <= 1e18, format!("{rule}, are {all:e}"));
         expect(!self.stages.is_empty(), "stage: at least one [[stage]] is needed".into());
         for (index, stage) in self.stages.iter().enumerate() {
             let at = |field: &str, what: &str| format!("stage {}.{field}: {what}", index + 1);

@@ -195,10 +195,7 @@ impl Study {
                 findings.push(format!("expect.metric: perplexity or accuracy, is {:?}", expectation.metric));
             }
         }
-        match findings.is_empty() {
-            true => Ok(()),
-            false => Err(Failure::config(findings.join("\n"))),
-        }
+        layers::settled(&findings)
     }
 }
 

@@ -5,6 +5,7 @@ use rope_scaling::hf::{HfPositions, from_hf};
 use serde_json::{Map, Value, json};
 
 use crate::error::Failure;
+use crate::fault::brief;
 
 /// Shape of a LLaMA model. Fields are checked by [`ModelConfig::from_hf`].
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct ModelConfig {
 
 /// Largest value accepted for any size in a config; far above any model, far below overflow.
 const SIZE_LIMIT: u64 = 1 << 24;
+/// Most blocks: with this and [`SIZE_LIMIT`], parameters of all blocks can be counted in 64 bits.
+const LAYER_LIMIT: usize = 1 << 12;
 
 impl ModelConfig {
     /// Reads and checks the object of a `config.json`.
@@ -87,7 +90,9 @@ impl ModelConfig {
         fields.findings.retain(|finding| named.insert(finding.split(':').next().map(str::to_owned)));
         match fields.findings.is_empty() {
             true => Ok(checked),
-            false => Err(Failure::config(fields.findings.join("\n"))),
+            false => {
+                Err(Failure::config(fields.findings.iter().map(|line| brief(line)).collect::<Vec<_>>().join("\n")))
+            }
         }
     }
 
@@ -236,6 +241,13 @@ impl Fields<'_> {
 
     fn check_shape(&mut self, config: &ModelConfig) {
         let ModelConfig { heads, key_heads, head_dim, hidden, .. } = *config;
+        if config.layers > LAYER_LIMIT {
+            self.findings.push(format!("/num_hidden_layers: must be at most {LAYER_LIMIT}, is {}", config.layers));
+        }
+        if heads as u64 * head_dim as u64 > SIZE_LIMIT {
+            let product = format!("num_attention_heads {heads} x head_dim {head_dim}");
+            self.findings.push(format!("/head_dim: {product} must be at most {SIZE_LIMIT}"));
+        }
         let head_dim_given = self.get("head_dim").is_some();
         if !head_dim_given && heads > 0 && hidden % heads != 0 {
             self.findings.push(format!("/hidden_size: {hidden} is not divisible by num_attention_heads {heads}"));

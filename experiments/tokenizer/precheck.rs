@@ -9,6 +9,8 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use crate::fault::brief;
+
 /// How many findings of one kind are spelt out.
 pub(super) const SHOWN: usize = 4;
 
@@ -33,7 +35,10 @@ pub fn precheck(value: &Value, vocab_rows: usize) -> Result<(), Vec<String>> {
     if let Some(processor) = value.get("post_processor") {
         wrong_processors(processor, "/post_processor", cap, &mut problems);
     }
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(problems.iter().map(|problem| brief(problem)).collect()),
+    }
 }
 
 /// Tokens with their ids as the file writes them; an id that is no number is `None`.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::error::WeightsError;
 use super::shard::{Access, Shard};
+use crate::fault::brief;
 use crate::json;
 
 /// File name of the index.
@@ -64,7 +65,10 @@ pub fn parse_index(value: &Value) -> Result<ShardIndex, Vec<String>> {
         problems.push(problem);
         None
     });
-    if problems.is_empty() { Ok(ShardIndex { weight_map, total_size }) } else { Err(problems) }
+    match problems.is_empty() {
+        true => Ok(ShardIndex { weight_map, total_size }),
+        false => Err(problems.iter().map(|problem| brief(problem)).collect()),
+    }
 }
 
 /// Some writers store it as `1.3e10`.
