@@ -1,10 +1,8 @@
 //! Any bytes as a `config.json`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+#[allow(dead_code)]
+#[path = "../checks.rs"]
+mod checks;
 
-fuzz_target!(|data: &[u8]| {
-    if let Ok(value) = bowline::json::parse_json(data) {
-        let _ = bowline::model::ModelConfig::from_hf(&value);
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| drop(checks::config(data)));

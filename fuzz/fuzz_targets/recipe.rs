@@ -1,8 +1,11 @@
-//! Any text as a training recipe.
+//! Any text as a training recipe, and as a study.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
+#[allow(dead_code)]
+#[path = "../checks.rs"]
+mod checks;
 
-fuzz_target!(|text: &str| {
-    let _ = bowline::config::Recipe::parse(text);
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    drop(checks::recipe(text));
+    drop(checks::study(text));
 });
