@@ -69,14 +69,25 @@ pub(crate) fn number(value: f64) -> String {
     significant(value, 4)
 }
 
-/// The ends of an interval: as many digits as [`number`] gives its value.
-pub(crate) fn interval(low: f64, high: f64) -> String {
-    format!("{} to {}", number(low), number(high))
+/// A measured value to four significant digits, the last ones shown where they are zeros, so that a column of them reads
+/// as equally exact: `58.52`, `71.50`, `270.0`.
+pub(crate) fn measured(value: f64) -> String {
+    let short = rounded(value, 4);
+    if !short.is_finite() || !(1e-4..1e3).contains(&short.abs()) {
+        return number(value);
+    }
+    let decimals = 3 - short.abs().log10().floor() as i32;
+    format!("{short:.*}", decimals.max(0) as usize)
 }
 
-/// A share as whole percent, such as `97`.
+/// The ends of an interval: as many digits as [`measured`] gives its value.
+pub(crate) fn interval(low: f64, high: f64) -> String {
+    format!("{} to {}", measured(low), measured(high))
+}
+
+/// A share as whole percent, such as `97`; halves go up, also where binary fractions fall just short of one.
 pub(crate) fn percent(share: f64) -> String {
-    if share.is_finite() { format!("{:.0}", share * 100.0) } else { "not finite".to_owned() }
+    if share.is_finite() { format!("{:.0}", (share * 100.0 + 1e-9).round()) } else { "not finite".to_owned() }
 }
 
 /// A tick's own digits, without the tail of binary fractions.
@@ -167,5 +178,19 @@ mod tests {
         assert_eq!(number(1.5e12), "1.5e12");
         assert_eq!(number(f64::NAN), "not finite");
         assert_eq!(percent(0.966), "97");
+    }
+
+    #[test]
+    fn measured_values_of_one_size_have_digits_of_one_count() {
+        let shown = [58.52, 71.5, 270.0, 999.96, 5.499_6, 0.5, 123_456.0, 0.0].map(measured);
+        assert_eq!(shown, ["58.52", "71.50", "270.0", "1,000", "5.500", "0.5000", "123,500", "0"]);
+        assert_eq!(measured(f64::INFINITY), "not finite");
+        assert_eq!(interval(48.456, 71.5), "48.46 to 71.50");
+    }
+
+    #[test]
+    fn halves_of_a_percent_all_go_up() {
+        let shown = [1.0 / 8.0, 3.0 / 8.0, 23.0 / 40.0, 33.0 / 40.0, 39.0 / 40.0].map(percent);
+        assert_eq!(shown, ["13", "38", "58", "83", "98"]);
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn draw(scene: &mut Scene, chart: &LineChart, frame: &Frame, bottom: 
 
 /// A value with an arrow, or what it is instead of one.
 fn label(value: f64) -> String {
-    if value.is_finite() { format!("{} \u{2191}", ticks::number(value)) } else { "not finite".to_owned() }
+    if value.is_finite() { format!("{} \u{2191}", ticks::measured(value)) } else { "not finite".to_owned() }
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn every_point_above_the_frame_is_named_and_none_beside_it() {
-        assert_eq!(values(Overflow::Each), ["50 \u{2191}", "not finite", "70 \u{2191}"]);
+        assert_eq!(values(Overflow::Each), ["50.00 \u{2191}", "not finite", "70.00 \u{2191}"]);
     }
 
     #[test]

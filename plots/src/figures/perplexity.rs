@@ -117,9 +117,9 @@ fn description(series: &[Series], protocol: Protocol<'_>) -> String {
             words.push_str(&format!(
                 "{}: {} at {} tokens, {} at {}. ",
                 s.label,
-                ticks::number(first.y),
+                ticks::measured(first.y),
                 first.x,
-                ticks::number(last.y),
+                ticks::measured(last.y),
                 last.x
             ));
         }

@@ -79,7 +79,7 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
     );
     let ends: Vec<String> = series
         .iter()
-        .filter_map(|s| s.points.last().map(|p| format!("{}: {} nats at the end", s.label, ticks::number(p.y))))
+        .filter_map(|s| s.points.last().map(|p| format!("{}: {} nats at the end", s.label, ticks::measured(p.y))))
         .collect();
     let description = format!("Loss by position in passes of {length} tokens. {}.", ends.join("; "));
     let y = Axis {
@@ -119,7 +119,7 @@ fn table(curves: &[(&Model, &PositionLoss)], length: usize) -> Table {
             };
             let small = point.interval.map_or_else(String::new, |(l, h)| ticks::interval(l, h));
             let beyond = super::beyond(model, bucket.0 + 1);
-            TableCell { text: ticks::number(point.y), small, beyond, ..TableCell::default() }
+            TableCell { text: ticks::measured(point.y), small, beyond, ..TableCell::default() }
         }));
         cells
     });

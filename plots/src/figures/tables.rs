@@ -48,7 +48,7 @@ pub(crate) fn beyond(model: &Model, length: usize) -> bool {
 
 /// A row's number as the page shows it: shares in percent, anything else as it is.
 pub(crate) fn shown(row: &Row) -> String {
-    if is_share(row) { format!("{} %", ticks::percent(row.value)) } else { ticks::number(row.value) }
+    if is_share(row) { format!("{} %", ticks::percent(row.value)) } else { ticks::measured(row.value) }
 }
 
 fn is_share(row: &Row) -> bool {

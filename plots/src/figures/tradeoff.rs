@@ -42,7 +42,7 @@ fn figure(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>, length: usize
         let Some((p, h)) = found.filter(|(p, _)| p.value.is_finite() && p.value > 0.0) else { continue };
         let across = (p.low.is_finite() && p.high.is_finite()).then_some((p.low, p.high));
         let point = Datum { across, ..Datum::new(p.value, h.value, h.low, h.high) };
-        let label = format!("{} ({}, {})", model.label, ticks::number(p.value), tables::shown(h));
+        let label = format!("{} ({}, {})", model.label, ticks::measured(p.value), tables::shown(h));
         series.push(Series { label, style: model.style, points: vec![point] });
     }
     let values = || series.iter().flat_map(|s| &s.points).map(|p| p.x);

@@ -74,7 +74,7 @@ fn figure(curves: &[(&Model, &TrainingCurve)]) -> Option<Figure> {
         high,
     };
     let ends: Vec<String> =
-        curves.iter().map(|(m, c)| format!("{} ends at {}", m.label, ticks::number(last(c)))).collect();
+        curves.iter().map(|(m, c)| format!("{} ends at {}", m.label, ticks::measured(last(c)))).collect();
     let chart = LineChart {
         x: number(name, 0.0, (most as f64 / divisor).max(f64::MIN_POSITIVE) * 1.02),
         y: number("training loss (nats per token)", (low - room).max(0.0), high + room),
@@ -112,8 +112,8 @@ fn table(curves: &[(&Model, &TrainingCurve)]) -> Table {
             TableCell::head(&model.label),
             TableCell::plain(ticks::count(curve.steps.last().copied().unwrap_or(0))),
             TableCell::plain(ticks::count(curve.tokens.last().copied().unwrap_or(0))),
-            TableCell::plain(ticks::number(curve.loss.first().copied().unwrap_or(f64::NAN))),
-            TableCell::plain(ticks::number(last(curve))),
+            TableCell::plain(ticks::measured(curve.loss.first().copied().unwrap_or(f64::NAN))),
+            TableCell::plain(ticks::measured(last(curve))),
             TableCell::plain(if rate.is_finite() { ticks::number(rate) } else { "not recorded".to_owned() }),
         ]
     });

@@ -21,7 +21,9 @@ pub(super) fn section(study: &Study<'_>) -> String {
         out.push_str("<p>The report has no rows, so there is nothing to sum up.</p>\n");
     } else {
         out.push_str("<ul class=\"findings\">\n");
-        findings.iter().for_each(|f| out.push_str(&format!("<li>{}</li>\n", escaped(f))));
+        // A number and its percent sign stay on one line of a phone.
+        let kept = |finding: &String| escaped(finding).replace(" %", "\u{a0}%");
+        findings.iter().for_each(|f| out.push_str(&format!("<li>{}</li>\n", kept(f))));
         out.push_str("</ul>\n");
         tables(study).iter().for_each(|t| out.push_str(&parts::table(t)));
     }
@@ -103,7 +105,7 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
             "Perplexity ({}): {}, not extended, has {}: {change}.",
             protocol.name,
             model.label,
-            along(study, model, protocol, metric, |r| ticks::number(r.value))
+            along(study, model, protocol, metric, |r| ticks::measured(r.value))
         ));
     }
     let Some(length) = longest_trained(study, protocol, metric) else { return out };
@@ -117,7 +119,7 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
         format!(
             " ({} times its own {} at {})",
             ratio(row.value / f.value),
-            ticks::number(f.value),
+            ticks::measured(f.value),
             ticks::tokens(f.length)
         )
     });
@@ -133,7 +135,7 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
         protocol.name,
         ticks::tokens(length),
         best.label,
-        ticks::number(row.value),
+        ticks::measured(row.value),
         ticks::interval(row.low, row.high)
     ));
     out
