@@ -43,7 +43,7 @@ enum Task {
     Kv(retrieval::KeyValueArgs),
     /// A question over documents with the answer at a chosen place (Liu et al. 2023)
     Documents(retrieval::DocumentsArgs),
-    /// RULER's thirteen tasks and the effective length
+    /// RULER's thirteen tasks and the effective length; published at 4096,8192,16384,32768,65536,131072
     Ruler(retrieval::RulerArgs),
     /// Perplexity on the tokens that need a long context (LongPPL)
     Longppl(cost::LongPplArgs),
@@ -59,7 +59,7 @@ struct Common {
     /// Folder, Hub id in the cache, or `bundled`
     model: String,
     /// Context lengths in tokens, such as 256,512,1024
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required = true, value_name = "N,N,..")]
     lengths: Vec<usize>,
     /// Seed of samples and bootstrap
     #[arg(long, default_value_t = 1)]
@@ -91,18 +91,19 @@ struct PerplexityArgs {
     #[command(flatten)]
     common: Common,
     /// Documents: files or folders (.txt, .jsonl, .jsonl.zst, .parquet), or bundled:heldout
-    #[arg(long, required = true, num_args = 1..)]
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     data: Vec<String>,
-    /// P1 sliding, last S scored; P2 truncate; P3 stream, all tokens; P4 stride
+    /// P1: windows slide by S, the last S tokens of each scored; P2: documents cut to the length; P3: windows slide by S
+    /// over one stream, all tokens scored; P4: windows move by S, new tokens scored
     #[arg(long, default_value = "P2")]
     protocol: String,
-    /// Tokens between window starts [default: 256 for P1 and P3, the window for P4]
+    /// S, the tokens between window starts [default: 256 for P1 and P3, the window for P4]
     #[arg(long)]
     stride: Option<usize>,
-    /// Column or field that holds the text
-    #[arg(long, default_value = "text")]
+    /// Field or column that holds the text; a Parquet column of integer lists holds token ids
+    #[arg(long, default_value = "text", value_name = "NAME")]
     text_field: String,
-    /// Cut documents into pieces of this many tokens
+    /// Cut documents into pieces of this many tokens, each then a document
     #[arg(long, value_name = "N")]
     piece_tokens: Option<usize>,
     /// Most documents used, evenly spread

@@ -10,10 +10,10 @@ use crate::runtime::progress::Progress;
 /// Downloads config, tokenizer and safetensors of a model.
 #[derive(Debug, Args)]
 pub struct Fetch {
-    /// ORG/NAME
+    /// Model on the Hub, as ORG/NAME
     id: String,
     /// Branch, tag or commit
-    #[arg(long, default_value = "main")]
+    #[arg(long, default_value = "main", value_name = "NAME")]
     revision: String,
 }
 

@@ -15,23 +15,23 @@ use crate::model::Sampler;
 pub struct Generate {
     /// Folder, Hub id in the cache, or `bundled`
     model: String,
-    /// Text to continue
-    #[arg(long, conflicts_with = "file", required_unless_present = "file")]
+    /// Text to continue (this or --file)
+    #[arg(long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
     prompt: Option<String>,
     /// File with the text to continue
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Most tokens to add
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_tokens: usize,
     /// 0 takes the most likely token; larger values sample more freely
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_name = "X")]
     temperature: f64,
-    /// Sample from the smallest set of tokens with this much probability
-    #[arg(long, default_value_t = 1.0)]
+    /// Sample from the fewest tokens that together have this probability; 1 is all of them
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f64,
     /// Seed of sampling
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
     #[command(flatten)]
     options: ModelOptions,

@@ -11,11 +11,11 @@ use crate::error::Failure;
 /// Draws the figures and the page of one run, or of several laid over one another.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Run folders or report.json files
+    /// Run folders or report.json files; several are laid over one another
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// Where to write [default: the run folder; for several runs, `report`]
-    #[arg(long)]
+    /// Folder to write to [default: the run folder; for several runs, `report`]
+    #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 }
 

@@ -20,17 +20,17 @@ const INPUT_LIMIT: u64 = 1 << 30;
 pub struct Score {
     /// Folder, Hub id in the cache, or `bundled`
     model: String,
-    /// Text file to score; a beginning-of-text token is put first when the model has one
-    #[arg(long, conflicts_with = "tokens", required_unless_present = "tokens")]
+    /// Text file to score (this or --tokens); a beginning-of-text token is put first when the model has one
+    #[arg(long, value_name = "FILE", conflicts_with = "tokens", required_unless_present = "tokens")]
     text: Option<PathBuf>,
-    /// JSON array of token ids to score, as they are
-    #[arg(long)]
+    /// File with a JSON array of token ids to score as they are
+    #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
     /// Score only the first N tokens
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// Where to write the result; - is standard output
-    #[arg(long, value_name = "OUT")]
+    /// File to write the result to, as JSON; - is standard output [default: a summary in words]
+    #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
     options: ModelOptions,

@@ -17,12 +17,12 @@ const RESAMPLES: usize = 1000;
 #[derive(Debug, Args)]
 struct DocumentArgs {
     /// Documents: files or folders (.txt, .jsonl, .jsonl.zst, .parquet), or bundled:heldout
-    #[arg(long, required = true, num_args = 1..)]
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     data: Vec<String>,
-    /// Column or field that holds the text
-    #[arg(long, default_value = "text")]
+    /// Field or column that holds the text; a Parquet column of integer lists holds token ids
+    #[arg(long, default_value = "text", value_name = "NAME")]
     text_field: String,
-    /// Cut documents into pieces of this many tokens
+    /// Cut documents into pieces of this many tokens, each then a document
     #[arg(long, value_name = "N")]
     piece_tokens: Option<usize>,
     /// Most documents used, evenly spread

@@ -47,8 +47,8 @@ struct HaystackArgs {
     /// Text to hide things in: files or folders, or bundled:heldout [default: sentences made from the seed]
     #[arg(long, num_args = 1.., value_name = "PATH")]
     haystack: Vec<String>,
-    /// Column or field that holds the text
-    #[arg(long, default_value = "text")]
+    /// Field or column that holds the text
+    #[arg(long, default_value = "text", value_name = "NAME")]
     text_field: String,
 }
 
