@@ -12,6 +12,8 @@ mod cli;
 mod determinism;
 /// Two ways to compute one thing that must agree: cached and whole, packed and apart, neutral and plain.
 mod equivalence;
+/// Readers of what strangers write, on thousands of mutated files: an answer each time, which names what is wrong.
+mod fuzzed;
 /// The CUDA kernels, compiled and judged on a machine without a GPU.
 mod kernels;
 /// Numbers that another implementation made: likelihoods, gradients, ten optimizer steps.
