@@ -4,6 +4,8 @@
 
 /// Who may import whom.
 mod architecture;
+/// The model on every attention backend, and the choice among them.
+mod backends;
 /// What the program does with input that is damaged, hostile or mistaken: a sentence, an exit code, nothing half-written.
 mod bad_input;
 /// The command line itself: help, exit codes, what goes to which stream.

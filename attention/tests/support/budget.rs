@@ -36,7 +36,7 @@ impl Accepted {
 pub(crate) struct Budget {
     /// Multiple of the plain error.
     pub(crate) times_plain: f64,
-    /// Size of the terms that cancel in it, in the unit of the answer.
+    /// Size of the terms whose rounding to float32 is left in it, in the unit of the answer.
     pub(crate) cancelling: f64,
 }
 
