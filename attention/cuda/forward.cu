@@ -14,8 +14,10 @@ typedef float ScoreTile[BLOCKS][KEY_BLOCKS][4];
 typedef float OutputTile[BLOCKS][HEAD_DIM / 8][4];
 typedef float RowPair[BLOCKS][2];
 
-// Cap and ALiBi, then -infinity for what the mask hides; `query` and `key` are those of the lane's first score.
-DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask, int query, int key, bool hides) {
+// Cap and ALiBi, then -infinity for what the mask hides; `query` and `key` are those of the lane's first score, and the
+// first key of that query lies at `first_keys`.
+DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask, u32 first_keys, int query, int key,
+                          bool hides) {
     if (SCORES != PLAIN) {
         UNROLL for (int block = 0; block < BLOCKS; block++)
             UNROLL for (int i = 0; i < 4; i++) {
@@ -29,12 +31,10 @@ DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask
         UNROLL for (int block = 0; block < BLOCKS; block++)
             UNROLL for (int half = 0; half < 2; half++) {
                 int row = query + 16 * block + 8 * half;
-                int first = mask.first_key(row), last = mask.last_key(row);
+                int first = load_shared_int(first_keys + 4 * (16 * block + 8 * half)), last = mask.last_key(row);
                 UNROLL for (int n = 0; n < KEY_BLOCKS; n++)
                     UNROLL for (int i = 0; i < 2; i++) {
-                        int at = key + 8 * n + i;
-                        bool seen = at < last && (at >= first || at < mask.sinks);
-                        if (!seen) scores[block][n][2 * half + i] = -infinity();
+                        if (!mask.sees(first, last, key + 8 * n + i)) scores[block][n][2 * half + i] = -infinity();
                     }
             }
     }
@@ -92,6 +92,7 @@ KERNEL(THREADS, MIN_BLOCKS) attention_forward(const Params p) {
     KeyTiles<TILE_N> tiles = KeyTiles<TILE_N>::of(mask, first, end);
     const char *k = plane(p.k, p.k_strides, batch, key_head), *v = plane(p.v, p.v_strides, batch, key_head);
     u32 q_tile = shared_address(0), stages = shared_address(TILE_BYTES(TILE_M));
+    u32 first_keys = stages + 2 * STAGE_BYTES;
 
     auto copy_stage = [&](int n) {
         u32 stage = stages + (n & 1) * STAGE_BYTES;
@@ -104,6 +105,8 @@ KERNEL(THREADS, MIN_BLOCKS) attention_forward(const Params p) {
     const char *q = plane(p.q, p.q_strides, batch, head);
     copy_tile<TILE_M, THREADS>(q_tile, q, p.q_strides.row, first, p.query_len, p.head_dim);
     copy_stage(0);
+    mask.store_first_keys<TILE_M, THREADS>(first_keys, first);
+    int all_first = mask.first_key(end - 1), all_last = mask.last_key(first);
 
     OutputTile output;
     RowPair largest, sum;
@@ -124,8 +127,8 @@ KERNEL(THREADS, MIN_BLOCKS) attention_forward(const Params p) {
         int key = tiles.key(n);
         ScoreTile scores;
         products(scores, q_reader, Reader::at(stage));
-        bool hides = !mask.all_visible(first, end, key, key + TILE_N);
-        finish_scores(scores, how, mask, query, key + lane % 4 * 2, hides);
+        bool hides = !mask.all_visible(all_first, all_last, key, key + TILE_N);
+        finish_scores(scores, how, mask, first_keys + 4 * (query - first), query, key + lane % 4 * 2, hides);
         raise_maxima(scores, largest, sum, output, how.factor);
         exponentials(scores, largest, sum, how.factor);
         add_products(output, scores, Reader::at(stage + TILE_BYTES(TILE_N)));

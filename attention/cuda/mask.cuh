@@ -42,13 +42,19 @@ struct Mask {
         return max_(0, position - window + 1);
     }
 
-    MEMBER bool visible(int query, int key) const {
-        return key < last_key(query) && (key >= first_key(query) || key < sinks);
+    // Whether all queries from one whose last key is before `last` to one whose first key is `first` see all keys in
+    // [key, key_end): first and last keys never fall from one query to the next.
+    MEMBER bool all_visible(int first, int last, int key, int key_end) const {
+        return key_end <= last && (key_end <= sinks || key >= first);
     }
 
-    // Whether all queries in [query, query_end) see all keys in [key, key_end).
-    MEMBER bool all_visible(int query, int query_end, int key, int key_end) const {
-        return key_end <= last_key(query) && (key_end <= sinks || key >= first_key(query_end - 1));
+    // Whether a query with these first and last keys sees a key.
+    MEMBER bool sees(int first, int last, int key) const { return key < last && (key >= first || key < sinks); }
+
+    // Puts the first keys of ROWS queries into shared memory; searching for a document there and then is once for all tiles.
+    template <int ROWS, int THREADS_> MEMBER void store_first_keys(u32 to, int query) const {
+        for (int row = thread_index(); row < ROWS; row += THREADS_)
+            store_shared_word(to + 4 * row, (u32)first_key(query + row));
     }
 
     // The first query that sees a key in [key, ..).

@@ -13,23 +13,22 @@ typedef float ScoreTile[BLOCKS][KEY_BLOCKS][4];
 
 // Products of gradients with values become gradients of scores; `query` and `key` are those of the lane's first score.
 DEVICE void finish(const ScoreTile &scores, ScoreTile &gradients, const Scores &how, const Mask &mask,
-                   const float (&lse)[BLOCKS][2], const float (&delta)[BLOCKS][2], int query, int key, bool hides) {
+                   u32 rows, int query, int key, bool hides) {
     UNROLL for (int block = 0; block < BLOCKS; block++)
         UNROLL for (int half = 0; half < 2; half++) {
-            int row = query + 16 * block + 8 * half, first = 0, last = 0;
-            if (hides) {
-                first = mask.first_key(row);
-                last = mask.last_key(row);
-            }
+            int row = query + 16 * block + 8 * half;
+            u32 numbers = rows + 4 * (16 * block + 8 * half);
+            float lse = load_shared_float(numbers), delta = load_shared_float(numbers + 4 * TILE_M);
+            int first = load_shared_int(numbers + 8 * TILE_M), last = mask.last_key(row);
+            float distance = (float)(row + mask.offset - key);
             UNROLL for (int n = 0; n < KEY_BLOCKS; n++)
                 UNROLL for (int i = 0; i < 2; i++) {
-                    int at = key + 8 * n + i;
                     float bend = 1.0f;
-                    float score = how.score(scores[block][n][2 * half + i], (float)(row + mask.offset - at), bend);
-                    float weight = exp2_fast(fma_(score, how.factor, -lse[block][half]));
-                    if (hides && !(at < last && (at >= first || at < mask.sinks))) weight = 0.0f;
+                    float score = how.score(scores[block][n][2 * half + i], distance - (8 * n + i), bend);
+                    float weight = exp2_fast(fma_(score, how.factor, -lse));
+                    if (hides && !mask.sees(first, last, key + 8 * n + i)) weight = 0.0f;
                     float &gradient = gradients[block][n][2 * half + i];
-                    gradient = weight * (gradient - delta[block][half]) * bend;
+                    gradient = weight * (gradient - delta) * bend;
                 }
         }
 }
@@ -44,6 +43,7 @@ KERNEL(THREADS, MIN_BLOCKS) attention_queries(const Params p) {
     KeyTiles<TILE_N> tiles = KeyTiles<TILE_N>::of(mask, first, end);
     const char *k = plane(p.k, p.k_strides, batch, key_head), *v = plane(p.v, p.v_strides, batch, key_head);
     u32 q_tile = shared_address(0), g_tile = q_tile + TILE_BYTES(TILE_M), stages = g_tile + TILE_BYTES(TILE_M);
+    u32 rows = stages + 2 * STAGE_BYTES;
 
     auto copy_stage = [&](int n) {
         u32 stage = stages + (n & 1) * STAGE_BYTES;
@@ -57,16 +57,13 @@ KERNEL(THREADS, MIN_BLOCKS) attention_queries(const Params p) {
     const char *g = plane(p.grad_output, p.grad_output_strides, batch, head);
     copy_tile<TILE_M, THREADS>(q_tile, q, p.q_strides.row, first, p.query_len, p.head_dim);
     copy_tile<TILE_M, THREADS>(g_tile, g, p.grad_output_strides.row, first, p.query_len, p.head_dim);
+    long long at = ((long long)batch * p.query_heads + head) * p.padded_query_len + first;
+    copy_rows<TILE_M>(rows, (const float *)p.lse_log2 + at, (const float *)p.delta + at);
     copy_stage(0);
+    mask.store_first_keys<TILE_M, THREADS>(rows + 8 * TILE_M, first);
+    int all_first = mask.first_key(end - 1), all_last = mask.last_key(first);
 
     int query = first + warp * 16 * BLOCKS + lane / 4;
-    float lse[BLOCKS][2], delta[BLOCKS][2];
-    long long rows = ((long long)batch * p.query_heads + head) * p.padded_query_len + query;
-    UNROLL for (int block = 0; block < BLOCKS; block++)
-        UNROLL for (int half = 0; half < 2; half++) {
-            lse[block][half] = load_float((const float *)p.lse_log2 + rows + 16 * block + 8 * half);
-            delta[block][half] = load_float((const float *)p.delta + rows + 16 * block + 8 * half);
-        }
     float dq[BLOCKS][HEAD_DIM / 8][4];
     clear(dq);
     Reader q_reader = Reader::at(q_tile + TILE_BYTES(warp * 16 * BLOCKS));
@@ -82,8 +79,8 @@ KERNEL(THREADS, MIN_BLOCKS) attention_queries(const Params p) {
         ScoreTile scores, gradients;
         products(scores, q_reader, k_reader);
         products(gradients, g_reader, Reader::at(stage + TILE_BYTES(TILE_N)));
-        bool hides = !mask.all_visible(first, end, key, key + TILE_N);
-        finish(scores, gradients, how, mask, lse, delta, query, key + lane % 4 * 2, hides);
+        bool hides = !mask.all_visible(all_first, all_last, key, key + TILE_N);
+        finish(scores, gradients, how, mask, rows + 4 * (query - first), query, key + lane % 4 * 2, hides);
         add_products(dq, gradients, k_reader);
     }
     UNROLL for (int block = 0; block < BLOCKS; block++)

@@ -32,6 +32,13 @@ DEVICE void copy_tile(u32 to, const char *from, long long row_stride, int first,
     }
 }
 
+// Starts copying two numbers for each of ROWS queries: all of the first, then all of the second.
+template <int ROWS> DEVICE void copy_rows(u32 to, const float *first, const float *second) {
+    int place = thread_index();
+    if (place < ROWS / 4) copy_async(to + 16 * place, first + 4 * place, 16);
+    else if (place < ROWS / 2) copy_async(to + 16 * place, second + 4 * place - ROWS, 16);
+}
+
 // This lane's part in reading fragments from a tile: 16 rows by 16 columns at a time.
 //
 // The matrices 0 to 3 of load_matrices are (rows 0-7, columns 0-7), (rows 8-15, columns 0-7), (rows 0-7, columns 8-15),

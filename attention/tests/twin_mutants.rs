@@ -21,20 +21,16 @@ const MUTATIONS: [Mutation; 19] = [
     Mutation { file: "mask.cuh", from: "query + offset + 1)", to: "query + offset + 2)" },
     Mutation { file: "mask.cuh", from: "position - window + 1", to: "position - window" },
     Mutation { file: "mask.cuh", from: "(last + SIZE - 1) / SIZE", to: "last / SIZE" },
-    Mutation { file: "mask.cuh", from: "key_end <= last_key(query) &&", to: "key_end <= last_key(query_end - 1) &&" },
+    Mutation { file: "mask.cuh", from: "return key_end <= last &&", to: "return key <= last &&" },
     Mutation { file: "mask.cuh", from: "load_int(starts + next) - offset", to: "load_int(starts + next) - offset - 1" },
     // Softmax.
     Mutation { file: "forward.cu", from: "sum[block][half] *= shrink;", to: "" },
     Mutation { file: "forward.cu", from: "output[block][n][2 * half + i] *= shrink;", to: ";" },
     Mutation { file: "scores.cuh", from: "load_float(p.slopes + head) * LOG2_E", to: "load_float(p.slopes + head)" },
     // Gradients.
-    Mutation { file: "queries.cu", from: "(gradient - delta[block][half])", to: "gradient" },
+    Mutation { file: "queries.cu", from: "(gradient - delta)", to: "gradient" },
     Mutation { file: "keys.cu", from: "half, p.scale,", to: "half, 1.0f," },
-    Mutation {
-        file: "keys.cu",
-        from: "Scores::of(p, key_head * group + n / tiles)",
-        to: "Scores::of(p, key_head * group)",
-    },
+    Mutation { file: "keys.cu", from: "Scores::of(p, turn.head)", to: "Scores::of(p, key_head * group)" },
     // Layouts and edges.
     Mutation { file: "products.cuh", from: "right[0], right[1]);", to: "right[1], right[0]);" },
     Mutation { file: "tile.cuh", from: "(chunk ^ swizzle(row)) << 4", to: "chunk << 4" },

@@ -168,6 +168,12 @@ DEVICE float load_shared_float(u32 address) {
     memcpy(&value, twin::shared + address, 4);
     return value;
 }
+DEVICE int load_shared_int(u32 address) {
+    twin::check_shared(address, 4);
+    int value;
+    memcpy(&value, twin::shared + address, 4);
+    return value;
+}
 DEVICE void store_shared_float(u32 address, float value) {
     twin::check_shared(address, 4);
     memcpy(twin::shared + address, &value, 4);

@@ -163,11 +163,11 @@ pub fn kernel(spec: Spec) -> Option<Kernel> {
     let (query_tile, key_tile, warps, min_blocks) = tiles(spec);
     // Rows of 16-bit elements that are held or on their way at once.
     let (rows, extra) = match spec.pass {
-        Pass::Forward => (query_tile + 4 * key_tile, 0),
+        Pass::Forward => (query_tile + 4 * key_tile, 4 * query_tile),
         Pass::Prepare | Pass::Rotate => (0, 0),
-        // Two numbers for each query come along with each of the two stages.
-        Pass::Keys => (2 * key_tile + 4 * query_tile, 2 * 2 * 4 * query_tile),
-        Pass::Queries => (2 * query_tile + 4 * key_tile, 0),
+        // Up to three numbers for each query come along, here with each of the two stages.
+        Pass::Keys => (2 * key_tile + 4 * query_tile, 2 * 3 * 4 * query_tile),
+        Pass::Queries => (2 * query_tile + 4 * key_tile, 3 * 4 * query_tile),
     };
     let shared_bytes = rows * spec.head_dim * 2 + extra;
     Some(Kernel { spec, query_tile, key_tile, warps, min_blocks, shared_bytes })
@@ -180,7 +180,8 @@ fn tiles(spec: Spec) -> (usize, usize, usize, usize) {
         (Pass::Forward, 256) => (64, 32, 4, 1),
         (Pass::Forward, _) => (128, 64, 4, 2),
         (Pass::Keys, 256) => (16, 64, 4, 1),
-        (Pass::Keys, 64) => (32, 128, 4, 2),
+        (Pass::Keys, 64) if spec.scores == Scores::Plain => (32, 128, 4, 2),
+        (Pass::Keys, 64) => (64, 128, 8, 1),
         (Pass::Keys, _) => (32, 128, 8, 1),
         (Pass::Queries, 256) => (32, 32, 2, 1),
         (Pass::Queries, _) => (128, 32, 4, 2),
