@@ -94,7 +94,10 @@ fn seed(folder: &str, name: &str) -> Vec<u8> {
     all.into_iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no seed {name}")).1
 }
 
-fn as_text(read: fn(&str) -> Answer) -> impl Fn(&[u8]) -> Answer {
+/// A reader of text.
+type Reader = fn(&str) -> Answer;
+
+fn as_text(read: Reader) -> impl Fn(&[u8]) -> Answer {
     move |input| read(&String::from_utf8_lossy(input))
 }
 
@@ -134,7 +137,7 @@ fn any_recipe_and_any_study_get_an_answer() {
 
 #[test]
 fn a_wrong_value_in_a_recipe_is_named() {
-    let readers: [(&str, fn(&str) -> Answer); 4] =
+    let readers: [(&str, Reader); 4] =
         [("base", checks::recipe), ("extend-4x", checks::recipe), ("demo", checks::study), ("demo-8x", checks::study)];
     for (name, read) in readers {
         let text = String::from_utf8(seed("experiments/recipes", name)).unwrap();

@@ -134,6 +134,10 @@ pub fn spec_at(name: &str, paths: &[String], text_field: &str) -> SourceSpec {
 }
 
 /// What makes documents into ids for a model; `encode` is its tokenizer.
+///
+/// # Errors
+///
+/// When the model has no tokenizer.
 pub fn encoder_of<'a>(
     model: &'a ModelFolder,
     encode: &'a (dyn Fn(&str) -> Result<Vec<u32>, String> + Sync),
