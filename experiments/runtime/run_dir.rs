@@ -16,7 +16,7 @@ use crate::error::{Failure, io_failure};
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
     log_failed: AtomicBool,
 }
 
@@ -31,7 +31,7 @@ impl RunDir {
         let lock_path = path.join(".lock");
         let lock = File::create(&lock_path).map_err(|error| io_failure("write", &lock_path, &error))?;
         match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock, log_failed: AtomicBool::new(false) }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock, log_failed: AtomicBool::new(false) }),
             Err(Errno::WOULDBLOCK) => Err(Failure::config(format!(
                 "{} is in use by another bowline process; wait for it, or give another folder with --out",
                 path.display()
@@ -85,5 +85,12 @@ impl RunDir {
         {
             say!("warning: could not write to {}: {error}; the run goes on", self.join("log.txt").display());
         }
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // Said, and not left to closing the file: a child that another thread is just starting holds a copy of it.
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
     }
 }

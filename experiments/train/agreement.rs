@@ -16,7 +16,7 @@ pub type Keys = BTreeMap<String, String>;
 /// Keys, and heads of keys, that decide nothing of what is computed.
 const FREE: [&str; 4] = ["name", "description", "held_out", "checkpoint"];
 /// Keys, and heads of keys, that no one can allow: weights and state would not fit.
-const FIXED: [&str; 2] = ["model", "tokenizer"];
+const FIXED: [&str; 5] = ["model.from", "model.new", "model.tokenizer", "model.dtype", "tokenizer"];
 
 /// Every key of a recipe.
 ///
@@ -103,7 +103,7 @@ impl Agreement<'_> {
 ///
 /// For one that cannot.
 pub fn check_allowed(allowed: &[String]) -> Result<(), Failure> {
-    match allowed.iter().find(|key| key.is_empty() || is_under_any(key, &FIXED)) {
+    match allowed.iter().find(|key| key.is_empty() || *key == "model" || is_under_any(key, &FIXED)) {
         Some(key) => Err(Failure::config(format!(
             "--allow-change {key}: a checkpoint fits only the model and tokenizer that it was made with"
         ))),
@@ -240,6 +240,7 @@ mod tests {
         assert!(compared(&["optimizer.learning_rate=2e-3"], &[], &["optimizer.learning"]).is_err());
         assert!(compared(&["model.dtype=bfloat16"], &[], &["model"]).is_err());
         assert_eq!(check_allowed(&["model.dtype".to_owned()]).unwrap_err().exit_code(), 2);
-        check_allowed(&["optimizer".to_owned(), "data".to_owned()]).unwrap();
+        assert!(check_allowed(&["model".to_owned()]).is_err());
+        check_allowed(&["optimizer".to_owned(), "data".to_owned(), "model.backend".to_owned()]).unwrap();
     }
 }

@@ -156,7 +156,8 @@ fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<Mod
     let config = ModelConfig::from_hf(&config_of(shape, &tokenizer))?;
     let kind = load.kind.unwrap_or(tch::Kind::Float);
     let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
-    Ok(ModelFolder { id: recipe.name.clone(), dir, llama, tokenizer: Some(tokenizer), precision: load.precision })
+    let (id, tokenizer, precision) = (recipe.name.clone(), Some(tokenizer), load.precision);
+    Ok(ModelFolder { id, dir, llama, tokenizer, precision, extrapolation: None })
 }
 
 /// The folder of a tokenizer: `bundled`, or a model as everywhere else.
