@@ -1,6 +1,6 @@
 //! Which attention backend a model runs on, in words.
 
-use attention::{AttnProblem, AttnShape, Backend, Choice, LibTorch, LibTorchKernel, Mask, dtype_of};
+use attention::{AttnProblem, AttnShape, Choice, LibTorch, LibTorchKernel, Mask, dtype_of};
 use tch::{Device, Kind, Tensor};
 
 use super::llama::Llama;
@@ -59,6 +59,8 @@ pub fn libtorch_kernel(problem: &AttnProblem, device: Device, kind: Kind) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use attention::Backend;
+
     use super::*;
     use crate::model::{LoadOptions, ModelFolder};
 
