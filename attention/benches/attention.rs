@@ -98,7 +98,8 @@ fn main() {
     let seconds = options.get("--seconds").map_or(1.0, |word| word.parse().unwrap());
     let isa = Isa::ALL.into_iter().find(|isa| options.get("--isa") == Some(isa.name())).unwrap_or(Isa::best());
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
-    let shape = AttnShape { batch: 1, query_heads: heads, key_heads: heads, query_len: length, key_len: length, head_dim };
+    let shape =
+        AttnShape { batch: 1, query_heads: heads, key_heads: heads, query_len: length, key_len: length, head_dim };
     let peak = rayon::broadcast(|_| tiled::fma_peak_gflops(isa)).into_iter().sum::<f64>();
     println!("{isa}, {threads} threads: peak {peak:.1} GFLOP/s; {shape}");
     let asked = |workload: &Workload| options.get("--workload").is_none_or(|name| name == workload.name());

@@ -1,4 +1,34 @@
-//! Attention on CPUs in tiles: forward and backward over slices, nothing of size `query_len x key_len`.
+//! Attention on CPUs in tiles: forward and backward over slices, nothing of the size of the scores.
+//!
+//! What is computed is what [`AttnProblem`] says, all of it, in float32 arithmetic whatever the element type. How:
+//!
+//! - **Tiles are transposed**, keys by queries. K and V are then left operands, whose elements are broadcast one by one from
+//!   where they lie; queries are lanes of vectors, so that a row's maximum, sum and position never leave a register, and
+//!   no reduction runs across lanes. Only blocks of Q (and dO) are packed, once a task.
+//! - **One product** does it all: a register tile of 8 x 48 (AVX-512), 6 x 16 (AVX2) or 4 x 8 numbers, chosen at run time by
+//!   [`Isa`]; [`forward_by`] and [`backward_by`] take another. Exponentials are a polynomial.
+//! - **The mask decides what is visited**: runs of keys that a panel of queries cannot see are never touched, and a tile that
+//!   everybody sees gets no masking. Ends of runs are cut to rows of the register tile, not to blocks.
+//! - **Threads** are those of the current rayon pool. Tasks are blocks of queries, the heavy ones first. Results have the
+//!   same bits on any number of threads: in the forward pass each query is one task's affair, in the backward pass tasks
+//!   take turns at the gradients of each block of keys.
+//! - **Memory** beyond inputs and outputs is a few hundred kilobytes for each thread; [`scratch_bytes`] counts it.
+//!
+//! ```
+//! use attention::tiled::{self, View};
+//! use attention::{AttnProblem, AttnShape, Mask};
+//!
+//! // One head, two tokens: under the causal mask the first sees itself alone.
+//! let shape = AttnShape { batch: 1, query_heads: 1, key_heads: 1, query_len: 2, key_len: 2, head_dim: 1 };
+//! let problem = AttnProblem::new(shape)?.with_mask(Mask::causal(&shape))?;
+//! let (q, k, v) = ([1.0_f32, 1.0], [0.0, 0.0], [3.0, 5.0]);
+//! let view = |data| View::contiguous(data, shape.query_dims());
+//! let (mut output, mut lse) = ([0.0; 2], [0.0; 2]);
+//! tiled::forward(&problem, view(&q), view(&k), view(&v), &mut output, &mut lse)?;
+//! assert_eq!(output, [3.0, 4.0]);
+//! assert_eq!(lse, [0.0, 2.0_f32.ln()]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #[cfg(feature = "torch")]
 mod backend;

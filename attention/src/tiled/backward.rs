@@ -5,7 +5,7 @@
 //! with the loops exchanged):
 //!
 //! ```text
-//! S^T  = K Q^T      P^T  = 2^(S^T - lse)
+//! S^T  = K Q^T      P^T  = e^(S^T - lse)
 //! dP^T = V dO^T     dS^T = P^T (dP^T - D) bend scale        D = rowsum(dO O)
 //! dV   = dV + P^T dO      dK = dK + dS^T Q      dQ = dQ + dS K
 //! ```

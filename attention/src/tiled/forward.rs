@@ -5,8 +5,8 @@
 //! the first-level cache, and what belongs to a query (maximum, sum, position) is one lane of a vector.
 //!
 //! ```text
-//! S^T = K Q^T            Q^T packed once a task, times scale / ln 2
-//! P^T = 2^(S^T - max)    online: O^T and the sums shrink when a maximum grows
+//! S^T = K Q^T            Q^T packed once a task, times the scale
+//! P^T = e^(S^T - max)    online: O^T and the sums shrink when a maximum grows
 //! O^T = O^T + V^T P^T
 //! ```
 //!
@@ -234,7 +234,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
                 task.lse[at] = if blind {
                     f32::NEG_INFINITY
                 } else {
-                    (f64::from(sum).ln() + f64::from(panel.largest[lane]) * std::f64::consts::LN_2) as f32
+                    (f64::from(sum).ln() + f64::from(panel.largest[lane])) as f32
                 };
             }
         }

@@ -47,7 +47,7 @@ impl Plan {
         let fair = (heads * shape.query_len).div_ceil(4 * threads);
         let queries = fair.clamp(1, 192).min(shape.query_len).next_multiple_of(panel);
         let copies = dtype != DType::F32;
-        let keys = if copies { 64 } else { 192 };
+        let keys = if copies { 64 } else { 192 }.min(shape.key_len.next_multiple_of(S::ROWS));
         Self { queries, panel, keys, align: S::ROWS, columns: shape.head_dim.next_multiple_of(S::LANES), copies }
     }
 
@@ -61,6 +61,7 @@ impl Plan {
             (true, true) => (48, 64),
             (true, false) => (48, 32),
         };
+        let (queries, keys) = (queries.min(shape.query_len.next_multiple_of(S::PANEL)), keys.min(shape.key_len));
         let columns = shape.head_dim.next_multiple_of(S::LANES);
         Self { queries, panel: queries, keys, align: S::ROWS, columns, copies }
     }

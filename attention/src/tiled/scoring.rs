@@ -1,6 +1,5 @@
 //! From a problem to what the kernels do to its scores.
 
-use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
 use super::simd::Simd;
@@ -11,20 +10,19 @@ use crate::mask::Tile;
 use crate::problem::AttnProblem;
 use crate::shape::signed;
 
-/// Factors of a problem, for scores in units of ln 2.
+/// Factors of a problem.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scoring {
-    /// On the queries: `scale / ln 2`, or `scale / cap` where there is a cap.
+    /// On the queries: the scale, over the cap where there is one.
     pub(super) factor: f32,
-    /// `cap / ln 2`.
     cap: Option<f32>,
 }
 
 impl Scoring {
     pub(super) fn new(problem: &AttnProblem) -> Self {
         match problem.soft_cap() {
-            None => Self { factor: (problem.scale() * LOG2_E) as f32, cap: None },
-            Some(cap) => Self { factor: (problem.scale() / cap) as f32, cap: Some((cap * LOG2_E) as f32) },
+            None => Self { factor: problem.scale() as f32, cap: None },
+            Some(cap) => Self { factor: (problem.scale() / cap) as f32, cap: Some(cap as f32) },
         }
     }
 
@@ -83,7 +81,7 @@ impl<'s> Lanes<'s> {
                 self.sinks[lane] = relative(span.sinks);
             }
         }
-        let slope = problem.alibi().map(|alibi| (alibi.slopes()[head] * LOG2_E) as f32);
+        let slope = problem.alibi().map(|alibi| alibi.slopes()[head] as f32);
         if slope.is_some() {
             let start = signed(queries.start) + problem.query_offset() - signed(keys.start);
             self.positions.iter_mut().zip(start..).for_each(|(lane, position)| *lane = position as f32);

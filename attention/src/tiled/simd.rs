@@ -161,6 +161,8 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the set has the instruction.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b - c` for `c` near `a * b`, without the rounding of the product.
+    fn mul_sub(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger; `b` when either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The smaller; `b` when either is NaN.

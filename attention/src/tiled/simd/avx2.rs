@@ -95,6 +95,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul_sub(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        instruction!(_mm256_fmsub_ps(a, b, c))
+    }
+
+    #[inline(always)]
     fn max(self, a: __m256, b: __m256) -> __m256 {
         instruction!(_mm256_max_ps(a, b))
     }

@@ -95,6 +95,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn mul_sub(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        instruction!(_mm512_fmsub_ps(a, b, c))
+    }
+
+    #[inline(always)]
     fn max(self, a: __m512, b: __m512) -> __m512 {
         instruction!(_mm512_max_ps(a, b))
     }

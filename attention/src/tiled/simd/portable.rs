@@ -82,6 +82,13 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn mul_sub(self, a: V, b: V, c: V) -> V {
+        // Double precision holds the product as it is.
+        let part = |lane: usize| (f64::from(a[lane]) * f64::from(b[lane]) - f64::from(c[lane])) as f32;
+        [part(0), part(1), part(2), part(3)]
+    }
+
+    #[inline(always)]
     fn max(self, a: V, b: V) -> V {
         zip(a, b, |a, b| if a > b { a } else { b })
     }

@@ -163,3 +163,111 @@ fn tile<S: Simd, const R: usize, const C: usize, const ROWS: bool>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tiled::simd::{Isa, dispatch};
+
+    /// A product of whole numbers, exact in any order of summation, beside NaN wherever nothing may be read.
+    struct Trial {
+        left: Left,
+        rows: usize,
+        vectors: usize,
+        depth: usize,
+        add: bool,
+    }
+
+    impl Work for &Trial {
+        type Answer = (Vec<f32>, Vec<f32>);
+
+        /// What was found, and what it should be.
+        fn run<S: Simd>(self, simd: S) -> Self::Answer {
+            let &Trial { left, rows, vectors, depth, add } = self;
+            let columns = vectors * S::LANES;
+            let number = |at: usize, by: usize| ((at * by) % 7) as f32 - 3.0;
+            let (a_rows, a_columns) = if left == Left::Rows { (rows, depth) } else { (depth, rows) };
+            let a = matrix(a_rows, a_columns, a_columns + 3, |at| number(at, 5));
+            let b = matrix(depth, columns, columns + 1, |at| number(at, 3));
+            let before = matrix(rows, columns, columns + 2, |at| number(at, 11));
+            let mut out = before.clone();
+            let (a_stride, b_stride, out_stride) = (a_columns + 3, columns + 1, columns + 2);
+            let (a_read, b_read) = (a.as_slice(), b.as_slice());
+            let product = Product {
+                a: a_read,
+                a_stride,
+                left,
+                b: b_read,
+                b_stride,
+                out: &mut out,
+                out_stride,
+                rows,
+                columns,
+                depth,
+                add,
+            };
+            product.compute(simd);
+            let mut expected = before;
+            for (r, c) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                let left = |k: usize| if left == Left::Rows { a[r * a_stride + k] } else { a[k * a_stride + r] };
+                let sum = (0..depth).fold(0.0, |sum, k| sum + left(k) * b[k * b_stride + c]);
+                let place = &mut expected[r * out_stride + c];
+                *place = if add { *place + sum } else { sum };
+            }
+            (out, expected)
+        }
+    }
+
+    /// Rows of `columns` numbers, NaN in the gaps between them.
+    fn matrix(rows: usize, columns: usize, stride: usize, number: impl Fn(usize) -> f32) -> Vec<f32> {
+        let cell = |at: usize| if at % stride < columns { number(at) } else { f32::NAN };
+        (0..((rows.max(1) - 1) * stride + columns) * usize::from(rows > 0)).map(cell).collect()
+    }
+
+    #[test]
+    fn every_remainder_of_rows_and_vectors_is_exact() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            for (rows, vectors) in (0..20).flat_map(|rows| (1..9).map(move |vectors| (rows, vectors))) {
+                for (left, add, depth) in [(Left::Rows, true, 5), (Left::Columns, false, 3), (Left::Rows, false, 0)] {
+                    let trial = Trial { left, rows, vectors, depth, add };
+                    let (found, expected) = dispatch(isa, &trial).unwrap();
+                    let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    // Gaps are NaN in both, so whatever was written outside the columns would show.
+                    assert_eq!(bits(&found), bits(&expected), "{isa}, {left:?}, {rows} rows, {vectors} vectors");
+                }
+            }
+        }
+    }
+
+    struct TooShort;
+
+    impl Work for TooShort {
+        type Answer = ();
+
+        fn run<S: Simd>(self, simd: S) {
+            let (a, b, mut out) = ([0.0; 7], [0.0; 64], [0.0; 64]);
+            let (rows, columns, depth) = (2, S::LANES, 4);
+            let (left, add) = (Left::Rows, false);
+            Product {
+                a: &a,
+                a_stride: 4,
+                left,
+                b: &b,
+                b_stride: 16,
+                out: &mut out,
+                out_stride: 16,
+                rows,
+                columns,
+                depth,
+                add,
+            }
+            .compute(simd);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "left operand")]
+    fn an_operand_that_ends_too_soon_is_refused_at_the_door() {
+        let _ = dispatch(Isa::Portable, TooShort);
+    }
+}

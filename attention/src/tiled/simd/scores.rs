@@ -1,10 +1,9 @@
 //! What happens to scores between the products: cap, ALiBi, mask; and in the backward pass, weights and their gradients.
 //!
 //! A tile of scores has one row for each key and one lane for each query, so that whatever belongs to a query (its
-//! maximum, its position, the keys it sees) is a vector that stays in registers while the loop runs down the keys. Scores
-//! are in units of ln 2: a softmax by powers of two.
+//! maximum, its position, the keys it sees) is a vector that stays in registers while the loop runs down the keys.
 
-use super::elementary::{exp2, tanh};
+use super::elementary::{exp, tanh};
 use super::{Simd, Work};
 
 /// Keys that each query sees, in numbers of rows of the tile: those in `first..end`, and those in `..sinks`.
@@ -18,7 +17,6 @@ pub(in crate::tiled) struct Seen<'a> {
 /// ALiBi: `score - slope * |position - row|`.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::tiled) struct Slope<'a> {
-    /// In units of ln 2.
     pub(in crate::tiled) slope: f32,
     /// Of each query, in rows of the tile.
     pub(in crate::tiled) positions: &'a [f32],
@@ -91,7 +89,7 @@ pub(super) fn check_tile(tile: &[f32], rows: usize, width: usize, lanes: usize) 
     assert!(width.is_multiple_of(lanes) && tile.len() >= rows * width, "a tile of {rows} keys and {width} queries");
 }
 
-/// Soft cap: `x` becomes `cap * tanh(x)`; the cap comes in units of ln 2, and `x` is the score over the cap.
+/// Soft cap: `x` becomes `cap * tanh(x)`, where `x` is the score over the cap.
 #[derive(Debug)]
 pub(in crate::tiled) struct Cap<'a> {
     pub(in crate::tiled) tile: &'a mut [f32],
@@ -125,7 +123,7 @@ impl Work for Cap<'_> {
     }
 }
 
-/// Scores become softmax weights: `2^(score - lse)`.
+/// Scores become softmax weights: `e^(score - lse)`.
 #[derive(Debug)]
 pub(in crate::tiled) struct Weights<'a> {
     pub(in crate::tiled) tile: &'a mut [f32],
@@ -161,15 +159,15 @@ impl Weights<'_> {
             let lanes = Lanes::new(simd, &self.adjust, lane);
             // SAFETY: `run` has compared the length with the width.
             let lse = unsafe { simd.load(self.lse.as_ptr().wrapping_add(lane)) };
-            let minus_log2_e = simd.splat(-std::f32::consts::LOG2_E);
             let mut place = self.tile.as_mut_ptr().wrapping_add(lane);
             let mut row = simd.splat(0.0);
             for _ in 0..self.rows {
                 // SAFETY: a row of the tile, whose length `run` has checked.
                 unsafe {
                     let score = lanes.adjusted::<ALIBI, MASK>(simd, simd.load(place), row);
-                    // One rounding instead of two: lse is large where it matters.
-                    simd.store(place, exp2(simd, simd.mul_add(lse, minus_log2_e, score)));
+                    // Natural units as in the log-sum-exp: in another unit both would be rounded once more, and a query
+                    // that sees one key would not get a weight of exactly one.
+                    simd.store(place, exp(simd, simd.sub(score, lse)));
                 }
                 row = simd.add(row, simd.splat(1.0));
                 place = place.wrapping_add(self.width);

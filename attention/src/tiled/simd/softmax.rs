@@ -1,6 +1,6 @@
 //! The online softmax (Milakov and Gimelshein 2018, algorithm 3; Dao et al. 2022, algorithm 1) on tiles of scores.
 
-use super::elementary::exp2;
+use super::elementary::exp;
 use super::scores::{Adjust, Lanes, check_tile};
 use super::{Simd, Work};
 
@@ -83,13 +83,13 @@ impl Softmax<'_> {
         let (before, sum_before) = unsafe { (simd.load(most), simd.load(sums)) };
         let now = simd.max(before, largest);
         let reference = simd.max(floor, now);
-        let factor = exp2(simd, simd.sub(simd.max(floor, before), reference));
+        let factor = exp(simd, simd.sub(simd.max(floor, before), reference));
         let mut sum = [simd.splat(0.0); 2];
         let mut place = self.tile.as_mut_ptr().wrapping_add(lane);
         for _ in 0..self.rows {
             // SAFETY: a row of the tile, whose length `run` has checked.
             unsafe {
-                let weight = exp2(simd, simd.sub(simd.load(place), reference));
+                let weight = exp(simd, simd.sub(simd.load(place), reference));
                 simd.store(place, weight);
                 sum = [sum[1], simd.add(sum[0], weight)];
             }
