@@ -1,13 +1,12 @@
 //! Options that several commands share.
 
-use attention::Backend;
 use clap::{Args, ValueEnum};
 use rope_scaling::Precision;
 use tch::Kind;
 
 use crate::config::Method;
 use crate::error::Failure;
-use crate::model::{LoadOptions, ModelFolder};
+use crate::model::{LoadOptions, ModelFolder, backend_on};
 use crate::runtime::device::device;
 
 /// How a model is loaded and read.
@@ -106,6 +105,6 @@ impl ModelOptions {
             PrecisionName::Hub => Precision::HubCompatible,
             PrecisionName::Exact => Precision::Exact,
         };
-        Ok(LoadOptions { device, kind, backend: Backend::from_name(&self.backend)?, precision })
+        Ok(LoadOptions { device, kind, backend: backend_on(device, &self.backend)?, precision })
     }
 }

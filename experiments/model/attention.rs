@@ -1,9 +1,11 @@
 //! Which attention backend a model runs on, in words.
 
-use attention::{AttnProblem, AttnShape, Choice, LibTorch, LibTorchKernel, Mask, dtype_of};
+use attention::{AttnProblem, AttnShape, Backend, Choice, LibTorch, LibTorchKernel, Mask, dtype_of};
 use tch::{Device, Kind, Tensor};
 
 use super::llama::Llama;
+use crate::error::Failure;
+use crate::runtime::device::device_name;
 
 /// The value of the key `backend` of recipes and studies when none is given.
 pub fn auto() -> String {
@@ -13,6 +15,22 @@ pub fn auto() -> String {
 /// Whether a key `backend` leaves the choice open.
 pub fn is_auto(name: &str) -> bool {
     name == attention::AUTO
+}
+
+/// The backend of a name, or `auto`, for a device.
+///
+/// # Errors
+///
+/// When there is none of that name, or it does not run on the device.
+pub fn backend_on(device: Device, name: &str) -> Result<Backend, Failure> {
+    let backend = Backend::from_name(name)?;
+    if backend.runs_on(device) {
+        return Ok(backend);
+    }
+    let others: Vec<&str> =
+        Backend::all().filter(|other| other.runs_on(device)).map(|other| other.name()).collect();
+    let (device, others) = (device_name(device), others.join(", "));
+    Err(Failure::config(format!("attention backend {name} does not run on {device}; there are {others}")))
 }
 
 impl Llama {
@@ -59,8 +77,6 @@ pub fn libtorch_kernel(problem: &AttnProblem, device: Device, kind: Kind) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use attention::Backend;
-
     use super::*;
     use crate::model::{LoadOptions, ModelFolder};
 

@@ -13,7 +13,7 @@ mod rotation;
 mod sampler;
 pub mod weights;
 
-pub use attention::{auto as auto_backend, is_auto as is_auto_backend, libtorch_kernel};
+pub use attention::{auto as auto_backend, backend_on, is_auto as is_auto_backend, libtorch_kernel};
 pub use config::ModelConfig;
 pub use extrapolation::Extrapolation;
 pub use folder::{LoadOptions, ModelFolder, read_config, write_tensors};

@@ -18,7 +18,8 @@ fn projected(batch: i64, heads: i64, length: i64, head_dim: i64) -> Tensor {
 
 #[test]
 fn it_is_the_rotation_on_whole_tensors_bit_for_bit_gradient_included() {
-    for (head_dim, rotary_dim, length, offset) in [(40, 40, 37, 0), (64, 32, 9, 100), (32, 32, 300, 5), (8, 8, 1, 511)] {
+    for (head_dim, rotary_dim, length, offset) in [(40, 40, 37, 0), (64, 32, 9, 100), (32, 32, 300, 5), (8, 8, 1, 511)]
+    {
         let plan = plan(head_dim, rotary_dim);
         let weights = projected(3, 4, length, head_dim as i64);
         let x = projected(3, 4, length, head_dim as i64);

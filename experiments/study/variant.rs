@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use attention::Backend;
 use eval::report::{PositionLoss, Report, Row, Spectrum, TrainingCurve, Variant};
 use eval::tasks::passkey;
 use eval::{PerplexityOptions, RetrievalOptions};
@@ -14,7 +13,7 @@ use crate::config::{Study, VariantSpec};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::{Failure, io_failure};
 use crate::evaluate::{Documents, Labels, passkey_depths, passkey_rows, perplexity_rows, weights_hash};
-use crate::model::{LoadOptions, ModelFolder, is_auto_backend};
+use crate::model::{LoadOptions, ModelFolder, backend_on, is_auto_backend};
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::signals::StopFlag;
 use crate::train::{Resume, RunOptions, changed_positions, read_metrics, train_model};
@@ -52,7 +51,7 @@ impl VariantResult {
 ///
 /// As [`ModelFolder::load`].
 pub fn base(study: &Study, device: Device) -> Result<ModelFolder, Failure> {
-    let backend = Backend::from_name(&study.backend)?;
+    let backend = backend_on(device, &study.backend)?;
     let precision = Precision::HubCompatible;
     ModelFolder::load(&study.base, LoadOptions { device, kind: Some(Kind::Float), backend, precision })
 }

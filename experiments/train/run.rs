@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use attention::Backend;
 use rope_scaling::Precision;
 use rope_scaling::hf::{Extension, HfPositions, Reach, extend};
 use serde_json::{Value, json};
@@ -16,7 +15,7 @@ use super::trainer::{Resume, Trainer};
 use crate::config::{NewModel, PositionChange, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
-use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder};
+use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder, backend_on};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
@@ -52,7 +51,7 @@ pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<Pa
     let load = LoadOptions {
         device,
         kind: Some(kind(recipe.model.dtype)),
-        backend: Backend::from_name(&recipe.model.backend)?,
+        backend: backend_on(device, &recipe.model.backend)?,
         precision: Precision::HubCompatible,
     };
     let model = match (&recipe.model.from, &recipe.model.new) {
