@@ -27,8 +27,7 @@ pub fn backend_on(device: Device, name: &str) -> Result<Backend, Failure> {
     if backend.runs_on(device) {
         return Ok(backend);
     }
-    let others: Vec<&str> =
-        Backend::all().filter(|other| other.runs_on(device)).map(|other| other.name()).collect();
+    let others: Vec<&str> = Backend::all().filter(|other| other.runs_on(device)).map(|other| other.name()).collect();
     let (device, others) = (device_name(device), others.join(", "));
     Err(Failure::config(format!("attention backend {name} does not run on {device}; there are {others}")))
 }
