@@ -18,9 +18,13 @@ mod equivalence;
 mod fuzzed;
 /// The CUDA kernels, compiled and judged on a machine without a GPU.
 mod kernels;
+/// Methods that read a model beyond its context without training.
+mod methods;
 /// Numbers that another implementation made: likelihoods, gradients, ten optimizer steps.
 mod parity;
 /// From a recipe to a report and an exported folder, each command on what the one before it wrote.
 mod pipeline;
+/// The retrieval commands: grids, samples, resuming, refusals, and results of other programs.
+mod retrieval;
 /// What several of these modules need, and nothing that one alone needs.
 mod support;

@@ -163,13 +163,19 @@ impl SampleLog {
         Self::default()
     }
 
-    /// Keeps samples in a new file at `path`; an old one is written over. `run` is what makes two runs the same.
+    /// Keeps samples in a new file at `path`. `run` is what makes two runs the same. A file that is there keeps its
+    /// samples as `PATH.old`, in place of an older one: whoever meant to go on from them has not lost them.
     ///
     /// # Errors
     ///
     /// [`SamplesError::File`].
     pub fn create(path: &Path, run: &Value) -> Result<Self, SamplesError> {
         let failed = |error| file_error("write", path, &error);
+        if path.exists() {
+            let mut old = path.as_os_str().to_owned();
+            old.push(".old");
+            fs::rename(path, old).map_err(failed)?;
+        }
         let mut file = File::create(path).map_err(failed)?;
         writeln!(file, "{}", json!({"samples_version": VERSION, "run": run})).map_err(failed)?;
         Ok(Self { known: HashMap::new(), file: Some((path.to_owned(), file)) })
@@ -316,6 +322,17 @@ mod tests {
         assert_eq!(log.known(), 1);
         log.keep(&record(1)).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn a_new_run_keeps_the_samples_of_the_one_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("samples.jsonl");
+        let run = json!({"model": "m"});
+        SampleLog::create(&path, &run).unwrap().keep(&record(0)).unwrap();
+        assert_eq!(SampleLog::create(&path, &run).unwrap().known(), 0);
+        assert!(SampleLog::load(&path).unwrap().1.is_empty());
+        assert_eq!(SampleLog::load(&folder.path().join("samples.jsonl.old")).unwrap().1, [record(0)]);
     }
 
     #[test]

@@ -65,20 +65,32 @@ pub const SAMPLES: usize = 500;
 
 /// One of the thirteen tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the table above says what each is")]
 pub enum RulerTask {
+    /// `niah_single_1`: a number in the published filler.
     NiahSingle1,
+    /// `niah_single_2`: a number in text.
     NiahSingle2,
+    /// `niah_single_3`: a UUID in text.
     NiahSingle3,
+    /// `niah_multikey_1`: one of four numbers in text.
     NiahMultikey1,
+    /// `niah_multikey_2`: one of as many numbers as fit.
     NiahMultikey2,
+    /// `niah_multikey_3`: one of as many pairs of UUIDs as fit.
     NiahMultikey3,
+    /// `niah_multivalue`: four numbers of one key.
     NiahMultivalue,
+    /// `niah_multiquery`: the numbers of four keys.
     NiahMultiquery,
+    /// `vt`: the variables of a chain of assignments.
     VariableTracking,
+    /// `cwe`: the ten words that a list holds most often.
     CommonWords,
+    /// `fwe`: the three most frequent coded words.
     FrequentWords,
+    /// `qa_1`: a SQuAD question.
     Qa1,
+    /// `qa_2`: a HotpotQA question.
     Qa2,
 }
 
