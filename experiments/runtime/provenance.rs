@@ -15,6 +15,8 @@ use super::device::{device_name, kind_name};
 pub struct Recorder {
     started_at: String,
     started: Instant,
+    /// As the run began: a tree that changes while it runs is not what computed it.
+    commit: (Option<String>, Option<bool>),
     /// Seeds by name.
     pub seeds: BTreeMap<String, u64>,
     /// Hashes by input.
@@ -30,12 +32,18 @@ impl Default for Recorder {
 impl Recorder {
     /// Starts the clock.
     pub fn new() -> Self {
-        Self { started_at: now_utc(), started: Instant::now(), seeds: BTreeMap::new(), hashes: BTreeMap::new() }
+        Self {
+            started_at: now_utc(),
+            started: Instant::now(),
+            commit: commit(),
+            seeds: BTreeMap::new(),
+            hashes: BTreeMap::new(),
+        }
     }
 
     /// The finished record.
     pub fn provenance(&self, device: Device, kind: Kind, config: serde_json::Value) -> Provenance {
-        let (commit, dirty) = commit();
+        let (commit, dirty) = self.commit.clone();
         Provenance {
             program: format!("bowline {}", env!("CARGO_PKG_VERSION")),
             command: command_line(),
@@ -75,7 +83,7 @@ pub fn versions() -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Commit of the source tree that this program was built from, and whether it differs from that commit.
+/// Commit of the source tree that this program was built in, as it stands now, and whether files differ from it.
 fn commit() -> (Option<String>, Option<bool>) {
     let git = |arguments: &[&str]| {
         let output = Command::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(arguments).output().ok()?;
