@@ -253,7 +253,7 @@ mod checkpoints {
 
     impl Layers {
         fn new() -> Self {
-            let _ = tch::manual_seed(5);
+            tch::manual_seed(5);
             let [first, second] = [0, 1].map(|_| Tensor::randn([8, 8], (Kind::Float, Device::Cpu)));
             Self { first: first.set_requires_grad(true), second: second.set_requires_grad(true) }
         }
@@ -280,7 +280,7 @@ mod checkpoints {
 
     fn seen(layers: &Layers, step: impl Fn(&Tensor) -> Tensor) -> Seen {
         let x = input().set_requires_grad(true);
-        let _ = tch::manual_seed(6);
+        tch::manual_seed(6);
         // Two segments one after the other, and draws after them, which a second run must not repeat.
         let y = step(&step(&x));
         let z = &y * Tensor::rand_like(&y);
