@@ -209,7 +209,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
             let is_last = |piece: &Range<usize>| pieces[1].is_empty() || *piece == pieces[1];
             for piece in pieces.clone() {
                 let row = piece.start - keys.start;
-                let (k, v) = (Rows { data: k.from(row), ..k }, Rows { data: v.from(row), ..v });
+                let (k, v) = (Rows { data: k.tail(row), ..k }, Rows { data: v.tail(row), ..v });
                 if !self.tiles(&side, tiles, piece.clone(), k, v) {
                     continue;
                 }
@@ -295,7 +295,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
                 let side = self.side(&mut side, &mut row, task.batch, head, queries);
                 for piece in side.hull.pieces(&task.keys, self.plan.align) {
                     let first = piece.start - task.keys.start;
-                    let (k, v) = (Rows { data: k.from(first), ..k }, Rows { data: v.from(first), ..v });
+                    let (k, v) = (Rows { data: k.tail(first), ..k }, Rows { data: v.tail(first), ..v });
                     if self.tiles(&side, &mut tiles, piece.clone(), k, v) {
                         let at = first * columns;
                         self.add_columns(&side, tiles.weights, side.grad, piece.len(), &mut dv[at..]);

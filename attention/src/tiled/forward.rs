@@ -134,7 +134,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
             for panel in &mut panels {
                 for piece in panel.hull.pieces(&keys, self.plan.align) {
                     let rows = piece.start - keys.start;
-                    let (k, v) = (Rows { data: k.from(rows), ..k }, Rows { data: v.from(rows), ..v });
+                    let (k, v) = (Rows { data: k.tail(rows), ..k }, Rows { data: v.tail(rows), ..v });
                     self.piece(&task, panel, mask, piece, (k, v), &mut shared);
                 }
             }

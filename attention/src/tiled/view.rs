@@ -37,13 +37,13 @@ impl<'a, T: Element> View<'a, T> {
     }
 
     /// Row `position` and what follows it.
-    fn from_row(&self, batch: usize, head: usize, position: usize) -> &'a [T] {
+    fn after(&self, batch: usize, head: usize, position: usize) -> &'a [T] {
         &self.data[batch * self.strides[0] + head * self.strides[1] + position * self.strides[2]..]
     }
 
     /// One row.
     pub(super) fn row(&self, batch: usize, head: usize, position: usize, head_dim: usize) -> &'a [T] {
-        &self.from_row(batch, head, position)[..head_dim]
+        &self.after(batch, head, position)[..head_dim]
     }
 
     /// Rows as float32: where they lie if they are float32 and `width` columns may be read, else copied to `space`, with
@@ -54,7 +54,7 @@ impl<'a, T: Element> View<'a, T> {
     {
         let Place { batch, head, head_dim } = place;
         if width == head_dim
-            && let Some(data) = T::singles(self.from_row(batch, head, positions.start))
+            && let Some(data) = T::singles(self.after(batch, head, positions.start))
         {
             return Rows { data, stride: self.strides[2] };
         }
@@ -107,7 +107,7 @@ pub(super) struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     /// The rows from `row` on.
-    pub(super) fn from(&self, row: usize) -> &'a [f32] {
+    pub(super) fn tail(&self, row: usize) -> &'a [f32] {
         &self.data[row * self.stride..]
     }
 }

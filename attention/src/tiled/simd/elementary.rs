@@ -4,7 +4,8 @@ use super::Simd;
 
 /// `2^f - 1 = f * P(f)` on [-1/2, 1/2], relative error of `2^f` at most 2.0e-9: coefficients by reweighted least squares
 /// towards the smallest largest error, with the value at 0 held at 1.
-const POWER: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_62];
+const POWER: [f32; 6] =
+    [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_5, 0.000_153_533_62];
 
 /// `1 / ln 2` in two parts: the nearest float32, and what it lacks.
 const PER_LN_2: [f32; 2] = [std::f32::consts::LOG2_E, 1.925_963e-8];
@@ -31,7 +32,7 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::V) -> S::V {
 }
 
 /// `tanh(x) = x + x^3 Q(x^2)` below 0.625 (Moshier, Cephes, `tanhf`).
-const TANGENT: [f32; 5] = [-0.333_332_82, 0.133_314_42, -0.053_739_716, 0.020_639_089, -0.005_704_988_7];
+const TANGENT: [f32; 5] = [-0.333_332_8, 0.133_314_42, -0.053_739_716, 0.020_639_09, -0.005_704_988_7];
 
 /// `tanh(x)`, within two units in the last place. NaN stays.
 #[inline(always)]
