@@ -181,7 +181,8 @@ fn slopes_agree(backend: Backend, case: &Case, i: &Inputs, gradients: &[Array4<f
         let slope = (8.0 * (at(STEP) - at(-STEP)) - (at(2.0 * STEP) - at(-2.0 * STEP))) / (12.0 * STEP);
         let promised = (&gradients[index] * &direction).sum();
         let typical = gradients[index].iter().map(|g| g * g).sum::<f64>().sqrt();
-        if !((slope - promised).abs() <= 5e-3 * (typical + 1.0)) {
+        let agrees = (slope - promised).abs() <= 5e-3 * (typical + 1.0);
+        if !agrees {
             return Err(format!("by {name}: slope {slope}, gradient {promised}, typical {typical}"));
         }
     }

@@ -119,8 +119,9 @@ pub(crate) fn judge_lse_within(
     let mut used: f64 = 0.0;
     for ((index, &wanted), &found) in exact.indexed_iter().zip(got) {
         let error = if wanted == found { 0.0 } else { (wanted - found).abs() };
-        // Written so that NaN is refused.
-        if !(error <= allowed) {
+        // NaN is within no bound.
+        let within = error <= allowed;
+        if !within {
             return Err(format!("log-sum-exp at {index:?}: {found} instead of {wanted}, allowed {allowed:.3e}"));
         }
         used = used.max(error / allowed);
