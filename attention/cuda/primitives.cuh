@@ -127,6 +127,16 @@ DEVICE float load_shared_float(u32 address) {
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
 }
+DEVICE float from_bits(u32 bits) { return __uint_as_float(bits); }
+DEVICE u32 to_bits(float value) { return __float_as_uint(value); }
+DEVICE Chunk load_shared_chunk(u32 address) {
+    Chunk chunk;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(chunk.words[0]), "=r"(chunk.words[1]), "=r"(chunk.words[2]), "=r"(chunk.words[3])
+                 : "r"(address)
+                 : "memory");
+    return chunk;
+}
 DEVICE int load_shared_int(u32 address) {
     int value;
     asm volatile("ld.shared.s32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");

@@ -60,7 +60,7 @@ fn run(dtype: DType, q: &Array4<f64>, k: &Array4<f64>, back: bool) -> (Array4<f6
 
 #[test]
 fn rotation_is_the_formula_rounded_once_and_turns_back() {
-    for dtype in [DType::BF16, DType::F16] {
+    for dtype in [DType::BF16, DType::F16, DType::F32] {
         let mut random = Random::new(5);
         let mut array = |dims| random.normal_array(dims).mapv(|x| f64::from(Rounding(dtype).round(x as f32)));
         let (q, k) = (array(SHAPE.query_dims()), array(SHAPE.key_dims()));

@@ -168,6 +168,12 @@ DEVICE float load_shared_float(u32 address) {
     memcpy(&value, twin::shared + address, 4);
     return value;
 }
+DEVICE Chunk load_shared_chunk(u32 address) {
+    twin::check_shared(address, 16);
+    Chunk chunk;
+    memcpy(&chunk, twin::shared + address, 16);
+    return chunk;
+}
 DEVICE int load_shared_int(u32 address) {
     twin::check_shared(address, 4);
     int value;

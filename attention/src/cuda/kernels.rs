@@ -59,7 +59,7 @@ pub const HEAD_DIMS: [usize; 5] = [64, 80, 96, 128, 256];
 pub struct Kernel {
     /// Which.
     pub spec: Spec,
-    /// Queries in a tile (for [`Pass::Prepare`]: queries of a block; for [`Pass::Rotate`]: pairs of a thread).
+    /// Queries in a tile (of [`Pass::Prepare`]: queries of a block; of [`Pass::Rotate`]: pairs of a thread).
     pub query_tile: usize,
     /// Keys in a tile.
     pub key_tile: usize,
@@ -104,7 +104,7 @@ impl Pass {
         }
     }
 
-    /// The file that holds it, and its text.
+    /// The file that holds it for 16-bit elements, and its text.
     fn text(self) -> (&'static str, &'static str) {
         match self {
             Self::Forward => ("forward.cu", include_str!("../../cuda/forward.cu")),
@@ -112,6 +112,17 @@ impl Pass {
             Self::Keys => ("keys.cu", include_str!("../../cuda/keys.cu")),
             Self::Queries => ("queries.cu", include_str!("../../cuda/queries.cu")),
             Self::Rotate => ("rotate.cu", include_str!("../../cuda/rotate.cu")),
+        }
+    }
+
+    /// The same for float32.
+    fn single_text(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Forward => ("single_forward.cu", include_str!("../../cuda/single_forward.cu")),
+            Self::Prepare => ("single_prepare.cu", include_str!("../../cuda/single_prepare.cu")),
+            Self::Keys => ("single_keys.cu", include_str!("../../cuda/single_keys.cu")),
+            Self::Queries => ("single_queries.cu", include_str!("../../cuda/single_queries.cu")),
+            Self::Rotate => ("single_rotate.cu", include_str!("../../cuda/single_rotate.cu")),
         }
     }
 }
@@ -125,40 +136,47 @@ pub fn padded_head_dim(head_dim: usize) -> Option<usize> {
     HEAD_DIMS.into_iter().find(|&size| size >= head_dim)
 }
 
-/// Kernels beside [`table`], which attention problems do not ask for by themselves: rotation.
+/// Kernels beside [`table`]: rotation, which no attention problem asks for by itself, and attention in float32.
 #[must_use]
 pub fn others() -> Vec<Kernel> {
     let rotate = |dtype| kernel(Spec { pass: Pass::Rotate, dtype, head_dim: HEAD_DIMS[0], scores: Scores::Plain });
-    [DType::BF16, DType::F16].into_iter().filter_map(rotate).collect()
+    [DType::BF16, DType::F16, DType::F32].into_iter().filter_map(rotate).chain(of_types(&[DType::F32])).collect()
 }
 
-/// Every kernel that an attention problem may ask for.
+/// Every kernel that an attention problem in 16-bit elements may ask for.
 #[must_use]
 pub fn table() -> Vec<Kernel> {
-    let mut table = Vec::new();
+    of_types(&[DType::BF16, DType::F16])
+}
+
+/// The attention kernels of some element types.
+fn of_types(dtypes: &[DType]) -> Vec<Kernel> {
+    let mut kernels = Vec::new();
     for pass in [Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries] {
-        for dtype in [DType::BF16, DType::F16] {
+        for &dtype in dtypes {
             for head_dim in HEAD_DIMS {
                 for scores in [Scores::Plain, Scores::Alibi, Scores::Capped] {
-                    table.extend(kernel(Spec { pass, dtype, head_dim, scores }));
+                    kernels.extend(kernel(Spec { pass, dtype, head_dim, scores }));
                 }
             }
         }
     }
-    table
+    kernels
 }
 
 /// The kernel of a spec; none if there is none. [`Pass::Prepare`] and [`Pass::Rotate`] have only [`Scores::Plain`], the
 /// latter with the first of [`HEAD_DIMS`].
 #[must_use]
 pub fn kernel(spec: Spec) -> Option<Kernel> {
-    let element = matches!(spec.dtype, DType::BF16 | DType::F16);
-    if !element || !HEAD_DIMS.contains(&spec.head_dim) {
+    if spec.dtype == DType::F64 || !HEAD_DIMS.contains(&spec.head_dim) {
         return None;
     }
     let scoreless = matches!(spec.pass, Pass::Prepare | Pass::Rotate);
     if scoreless && spec.scores != Scores::Plain || spec.pass == Pass::Rotate && spec.head_dim != HEAD_DIMS[0] {
         return None;
+    }
+    if spec.dtype == DType::F32 {
+        return Some(single(spec));
     }
     let (query_tile, key_tile, warps, min_blocks) = tiles(spec);
     // Rows of 16-bit elements that are held or on their way at once.
@@ -171,6 +189,21 @@ pub fn kernel(spec: Spec) -> Option<Kernel> {
     };
     let shared_bytes = rows * spec.head_dim * 2 + extra;
     Some(Kernel { spec, query_tile, key_tile, warps, min_blocks, shared_bytes })
+}
+
+/// A float32 kernel: square tiles, 16 by 16 threads, rows padded by 16 bytes.
+fn single(spec: Spec) -> Kernel {
+    let tile = if spec.head_dim > 128 { 16 } else { 32 };
+    // Tiles of vectors and of scores that are in shared memory at once.
+    let (vectors, scores) = match spec.pass {
+        Pass::Forward => (3, 1),
+        Pass::Prepare | Pass::Rotate => (0, 0),
+        Pass::Keys => (4, 2),
+        Pass::Queries => (4, 1),
+    };
+    let shared_bytes = 4 * tile * (vectors * (spec.head_dim + 4) + scores * (tile + 1));
+    let query_tile = if vectors == 0 { 8 } else { tile };
+    Kernel { spec, query_tile, key_tile: tile, warps: 8, min_blocks: 1, shared_bytes }
 }
 
 /// Queries and keys in a tile, warps, blocks on a multiprocessor.
@@ -193,23 +226,33 @@ impl Kernel {
     #[must_use]
     pub fn name(&self) -> String {
         let Spec { pass, dtype, head_dim, scores } = self.spec;
-        let element = if dtype == DType::F16 { "f16" } else { "bf16" };
+        let element = match dtype {
+            DType::BF16 => "bf16",
+            DType::F16 => "f16",
+            DType::F32 | DType::F64 => "f32",
+        };
         let pass = pass.entry().trim_start_matches("attention_");
         format!("{pass}_{element}_{head_dim}_{}", scores.name())
     }
 
     /// The files that make up the text, by name, in order; the first holds what a kernel asks of the device beyond C++.
     #[must_use]
-    pub fn parts(&self) -> [(&'static str, &'static str); 7] {
-        [
+    pub fn parts(&self) -> Vec<(&'static str, &'static str)> {
+        let mut parts = vec![
             ("primitives.cuh", include_str!("../../cuda/primitives.cuh")),
             ("params.cuh", include_str!("../../cuda/params.cuh")),
             ("mask.cuh", include_str!("../../cuda/mask.cuh")),
-            ("tile.cuh", include_str!("../../cuda/tile.cuh")),
             ("scores.cuh", include_str!("../../cuda/scores.cuh")),
-            ("products.cuh", include_str!("../../cuda/products.cuh")),
-            self.spec.pass.text(),
-        ]
+        ];
+        if self.spec.dtype == DType::F32 {
+            parts.push(("single.cuh", include_str!("../../cuda/single.cuh")));
+            parts.push(self.spec.pass.single_text());
+        } else {
+            parts.push(("tile.cuh", include_str!("../../cuda/tile.cuh")));
+            parts.push(("products.cuh", include_str!("../../cuda/products.cuh")));
+            parts.push(self.spec.pass.text());
+        }
+        parts
     }
 
     /// The whole text, complete without any header.
@@ -277,7 +320,7 @@ impl Kernel {
 
     /// Blocks that share the columns of the gradients of one tile of keys, since registers do not hold more than 128.
     fn key_splits(&self) -> u32 {
-        if self.spec.head_dim > 128 { 2 } else { 1 }
+        if self.spec.head_dim > 128 && self.spec.dtype != DType::F32 { 2 } else { 1 }
     }
 }
 
