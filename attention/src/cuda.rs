@@ -1,4 +1,5 @@
-//! CUDA kernels of our own: attention forward and backward for every mask, ALiBi and the soft cap, in bfloat16 and float16.
+//! CUDA kernels of our own: attention forward and backward for every mask, ALiBi and the soft cap, in bfloat16, float16 and
+//! float32.
 //!
 //! [`kernels`] is the table of kernels with their text, [`params`] what a launch is told; neither needs libtorch or CUDA.
 //! The backend `cuda` compiles a kernel for the device found, which takes a second once and is kept on disk, and puts it on
@@ -22,4 +23,4 @@ pub use backend::{Cuda, kernels_of};
 #[cfg(feature = "torch")]
 pub use manifest::{Manifest, ManifestError, Verified, manifest, verified};
 #[cfg(feature = "torch")]
-pub use ready::{compiled, launched, source_hash};
+pub use ready::{compiled, every_kernel, launched, source_hash};

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use attention::cuda::kernels::{Kernel, table};
-use attention::cuda::{compiled, manifest, source_hash};
+use attention::cuda::kernels::Kernel;
+use attention::cuda::{compiled, every_kernel, manifest, source_hash};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use torch_ext::cuda::{Arch, Nvrtc};
@@ -103,7 +103,7 @@ impl Check {
     fn run(self) -> Result<(), Failure> {
         let nvrtc = Nvrtc::get().map_err(|error| Failure::config(error.to_string()))?;
         let archs = if self.arch.is_empty() { Arch::CHECKED.to_vec() } else { self.arch };
-        let kernels: Vec<Kernel> = table()
+        let kernels: Vec<Kernel> = every_kernel()
             .into_iter()
             .filter(|kernel| self.only.as_ref().is_none_or(|text| kernel.name().contains(text)))
             .collect();
@@ -242,7 +242,7 @@ fn or_dash(number: Option<impl ToString>) -> String {
 
 impl List {
     fn run(self) -> Result<(), Failure> {
-        let listed: Vec<Listed> = table().iter().map(Listed::of).collect();
+        let listed: Vec<Listed> = every_kernel().iter().map(Listed::of).collect();
         if self.json {
             return print_json(&listed);
         }
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn every_job_is_taken_once() {
-        let kernels = table();
+        let kernels = every_kernel();
         let jobs: Vec<(&Kernel, Arch)> = kernels.iter().map(|kernel| (kernel, Arch::SM_80)).collect();
         let next = AtomicUsize::new(0);
         let places: Vec<usize> = std::iter::from_fn(|| take(&next, &jobs)).map(|(at, _)| at).collect();

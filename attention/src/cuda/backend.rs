@@ -112,7 +112,7 @@ fn declined(feature: Feature) -> Unsupported {
 /// Whether there are kernels for a problem, wherever they would run.
 fn fits(problem: &AttnProblem, dtype: DType) -> Result<(), Feature> {
     let shape = problem.shape();
-    if !matches!(dtype, DType::BF16 | DType::F16) {
+    if dtype == DType::F64 {
         return Err(Feature::DType(dtype));
     }
     if padded_head_dim(shape.head_dim).is_none() {

@@ -8,8 +8,8 @@ use serde_json::Value;
 use torch_ext::cuda::{Arch, KernelSource};
 
 use super::backend::kernels_of;
-use super::kernels::{Kernel, table};
-use super::ready::source_hash;
+use super::kernels::Kernel;
+use super::ready::{every_kernel, source_hash};
 use crate::error::DType;
 use crate::problem::AttnProblem;
 
@@ -110,11 +110,11 @@ pub(super) fn source_of<T>(kernel: &Kernel, work: impl FnOnce(&KernelSource<'_>)
     work(&KernelSource { name: &name, text: &text, headers: &[], options: &options })
 }
 
-/// Name and hash of the table's kernels that the entries speak of.
+/// Name and hash of the kernels that the entries speak of.
 fn current_hashes(entries: &[Verified]) -> HashSet<(String, String)> {
     let named: HashSet<&str> = entries.iter().map(|entry| entry.kernel.as_str()).collect();
     let hashed = |kernel: &Kernel| (kernel.name(), source_hash(kernel));
-    table().iter().filter(|kernel| named.contains(kernel.name().as_str())).map(hashed).collect()
+    every_kernel().iter().filter(|kernel| named.contains(kernel.name().as_str())).map(hashed).collect()
 }
 
 fn entry(at: usize, value: &Value) -> Result<Verified, ManifestError> {
@@ -144,14 +144,14 @@ mod tests {
     }
 
     fn some_kernel() -> Kernel {
-        table().swap_remove(0)
+        every_kernel().swap_remove(0)
     }
 
     #[test]
-    fn the_file_of_this_build_is_read_and_names_kernels_of_the_table() {
+    fn the_file_of_this_build_is_read_and_names_kernels_of_the_every_kernel() {
         let read = Manifest::parse(TEXT).unwrap();
         assert_eq!(&read, manifest());
-        let names: HashSet<String> = table().iter().map(Kernel::name).collect();
+        let names: HashSet<String> = every_kernel().iter().map(Kernel::name).collect();
         for entry in read.entries() {
             assert!(names.contains(&entry.kernel), "{entry:?}");
         }
@@ -171,8 +171,8 @@ mod tests {
 
     #[test]
     fn the_hash_of_every_kernel_is_its_own() {
-        let hashes: HashSet<String> = table().iter().map(source_hash).collect();
-        assert_eq!(hashes.len(), table().len());
+        let hashes: HashSet<String> = every_kernel().iter().map(source_hash).collect();
+        assert_eq!(hashes.len(), every_kernel().len());
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
     fn what_no_kernel_is_made_for_is_never_verified() {
         let shape = AttnShape { batch: 1, query_heads: 1, key_heads: 1, query_len: 8, key_len: 8, head_dim: 64 };
         let problem = AttnProblem::new(shape).unwrap();
-        assert!(!verified(&problem, DType::F32, Arch::SM_90A));
+        assert!(!verified(&problem, DType::F64, Arch::SM_90A));
         assert!(!verified(&problem, DType::BF16, "sm_123".parse().unwrap()));
     }
 }

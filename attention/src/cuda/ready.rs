@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use torch_ext::cuda::{Arch, Cache, Compiled, CudaError, Device, Kernel as Code, KernelSource, Nvrtc};
 
-use super::kernels::{Kernel, Spec, kernel};
+use super::kernels::{Kernel, Spec, kernel, others, table};
 use super::manifest::{manifest, source_of};
 
 /// Kernels that were made ready, by device and spec.
@@ -30,6 +30,12 @@ pub(super) fn ready(device: &Device, spec: Spec) -> Result<Option<(Kernel, Code)
     let code = source_of(&kernel, |source| device.kernel(&name, source, spec.pass.entry()))?;
     known.insert((device.ordinal(), spec), (kernel.clone(), code));
     Ok(Some((kernel, code)))
+}
+
+/// Every kernel of this build: those of attention problems in any element type, and rotation.
+#[must_use]
+pub fn every_kernel() -> Vec<Kernel> {
+    table().into_iter().chain(others()).collect()
 }
 
 /// Names of the kernels that this process has put on a device.
