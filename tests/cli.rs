@@ -8,19 +8,30 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 16] = [
+const COMMANDS: [(&str, &[&str]); 24] = [
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
     ("generate", &["<MODEL>", "--prompt", "--file", "--max-tokens", "--temperature", "--top-p", "--seed"]),
     ("fetch", &["<ID>", "--revision"]),
     ("export", &["<FROM>", "<TO>", "--shard-mb", "--dtype"]),
-    ("eval", &["perplexity", "passkey"]),
+    (
+        "eval",
+        &["perplexity", "passkey", "needle", "multipasskey", "kv", "documents", "ruler", "longppl", "short-text", "import"],
+    ),
     ("eval perplexity", &["<MODEL>", "--lengths", "--data", "--protocol", "--stride", "--seed", "--out", "--format"]),
     ("eval passkey", &["<MODEL>", "--lengths", "--variant", "--depths", "--trials", "--seed", "--out", "--format"]),
+    ("eval needle", &["<MODEL>", "--lengths", "--depths", "--trials", "--haystack", "--resume", "--format"]),
+    ("eval multipasskey", &["<MODEL>", "--lengths", "--trials", "--resume"]),
+    ("eval kv", &["<MODEL>", "--lengths", "--trials", "--resume"]),
+    ("eval documents", &["<MODEL>", "--lengths", "--trials", "--resume"]),
+    ("eval ruler", &["<MODEL>", "--lengths", "--resume"]),
+    ("eval longppl", &["<MODEL>", "--data"]),
+    ("eval short-text", &["<MODEL>", "--data"]),
     ("train", &["<RECIPE>", "--set", "--resume", "--allow-change", "--out", "--device", "--dry-run"]),
     ("run", &["<STUDY>", "--set", "--out", "--short", "--device"]),
     ("report", &["<RUNS>...", "--out"]),
+    ("bench attention", &["--device", "--cases", "--lengths", "--head-dims", "--threads", "--json", "--out"]),
     ("bench score", &["<MODEL>", "--lengths", "--repeats", "--json"]),
     ("bench train", &["<MODEL>", "--batch", "--length", "--json"]),
     ("kernels check", &["--arch", "--only", "--json"]),
