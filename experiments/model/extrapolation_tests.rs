@@ -97,7 +97,7 @@ fn score(q: &[f64], k: &[f64], distance: i64) -> f64 {
         .enumerate()
         .map(|(i, f)| {
             let (sin, cos) = (distance as f64 * f).sin_cos();
-            let (re, im) = (q[i] * k[i] + q[i + half] * k[i + half], q[i + half] * k[i] - q[i] * k[i + half]);
+            let (re, im) = (q[i] * k[i] + q[i + half] * k[i + half], q[i] * k[i + half] - q[i + half] * k[i]);
             re * cos + im * sin
         })
         .sum::<f64>()
