@@ -129,11 +129,11 @@ pub fn forward<T: Element>(
     forward_by(Isa::best(), problem, q, k, v, output, lse)
 }
 
-/// [`forward`] by a given instruction set.
+/// [`forward()`] by a given instruction set.
 ///
 /// # Errors
 ///
-/// As [`forward`], and [`TiledError::MissingIsa`].
+/// As [`forward()`], and [`TiledError::MissingIsa`].
 pub fn forward_by<T: Element>(
     isa: Isa,
     problem: &AttnProblem,
@@ -154,7 +154,7 @@ pub fn forward_by<T: Element>(
 /// Gradients of `sum(output * grad_output)`, by the best instruction set of this processor and the threads of the current
 /// rayon pool; the same bits whatever their number.
 ///
-/// `output` and `lse` are those of [`forward`]. `dq` has the shape of q, `dk` and `dv` have that of k, contiguous; every
+/// `output` and `lse` are those of [`forward()`]. `dq` has the shape of q, `dk` and `dv` have that of k, contiguous; every
 /// element is written.
 ///
 /// # Errors
@@ -176,11 +176,11 @@ pub fn backward<T: Element>(
     backward_by(Isa::best(), problem, q, k, v, output, lse, grad_output, dq, dk, dv)
 }
 
-/// [`backward`] by a given instruction set.
+/// [`backward()`] by a given instruction set.
 ///
 /// # Errors
 ///
-/// As [`backward`], and [`TiledError::MissingIsa`].
+/// As [`backward()`], and [`TiledError::MissingIsa`].
 #[allow(clippy::too_many_arguments)]
 pub fn backward_by<T: Element>(
     isa: Isa,

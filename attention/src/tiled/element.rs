@@ -8,7 +8,7 @@ use super::forward::Forward;
 use super::simd::{Isa, dispatch};
 use crate::error::DType;
 
-/// What tensors of the tiled backend hold: [`f32`], [`bf16`] or [`f16`]. All arithmetic is in float32.
+/// What tensors of the tiled backend hold: [`f32`], [`struct@bf16`] or [`struct@f16`]. All arithmetic is in float32.
 ///
 /// These are all; kernels are compiled for each of them here.
 pub trait Element: passes::Passes + Copy + Send + Sync + 'static {

@@ -101,15 +101,20 @@ impl Turn<'_, '_> {
     }
 
     fn wait(&self) {
-        let mut looks = 0_usize;
-        while self.block.count.load(Ordering::Acquire) != self.rank {
-            assert!(!self.abandoned.load(Ordering::Relaxed), "another thread of this backward pass panicked");
-            looks += 1;
-            if looks.is_multiple_of(SPINS) {
-                thread::yield_now();
-            } else {
-                hint::spin_loop();
-            }
+        wait(self.block, self.rank, self.abandoned);
+    }
+}
+
+/// Waits until so many contributions have been made.
+fn wait(block: &Block<'_>, rank: usize, abandoned: &AtomicBool) {
+    let mut looks = 0_usize;
+    while block.count.load(Ordering::Acquire) != rank {
+        assert!(!abandoned.load(Ordering::Relaxed), "another thread of this backward pass panicked");
+        looks += 1;
+        if looks.is_multiple_of(SPINS) {
+            thread::yield_now();
+        } else {
+            hint::spin_loop();
         }
     }
 }
