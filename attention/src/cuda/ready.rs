@@ -8,8 +8,11 @@ use torch_ext::cuda::{Arch, Cache, Compiled, CudaError, Device, Kernel as Code, 
 use super::kernels::{Kernel, Spec, kernel, others, table};
 use super::manifest::{manifest, source_of};
 
-/// Kernels that were made ready, by device and spec.
-static READY: Mutex<Option<HashMap<(usize, Spec), (Kernel, Code)>>> = Mutex::new(None);
+/// Kernels with their code, by device and spec.
+type Ready = HashMap<(usize, Spec), (Kernel, Code)>;
+
+/// Those that were made ready.
+static READY: Mutex<Option<Ready>> = Mutex::new(None);
 
 /// The kernel of a spec with its code on a device; none if the table has none. The first time it is compiled or read from
 /// the cache, and one that was not verified on such a device is told on standard error.
