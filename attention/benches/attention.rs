@@ -45,6 +45,16 @@ fn best<P>(seconds: f64, mut prepare: impl FnMut() -> P, mut run: impl FnMut(P))
     best
 }
 
+/// Numbers that begin at a cache line, as a tensor's do.
+fn aligned(mut numbers: Vec<f32>) -> &'static mut [f32] {
+    let len = numbers.len();
+    numbers.resize(len + 16, 0.0);
+    let numbers = numbers.leak();
+    let start = numbers.as_ptr().align_offset(64);
+    numbers.copy_within(..len, start);
+    &mut numbers[start..start + len]
+}
+
 /// Uniform with deviation 1.
 fn numbers(dims: [usize; 4], seed: u64) -> Vec<f32> {
     let mut state = seed;
@@ -58,17 +68,18 @@ fn numbers(dims: [usize; 4], seed: u64) -> Vec<f32> {
 /// Seconds of a forward and of a backward pass by the tiled kernels.
 fn tiled_passes(isa: Isa, problem: &AttnProblem, seconds: f64) -> [f64; 2] {
     let (queries, keys) = (problem.shape().query_dims(), problem.shape().key_dims());
-    let (q, k, v, grad) = (numbers(queries, 1), numbers(keys, 2), numbers(keys, 3), numbers(queries, 4));
-    let (mut output, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / problem.shape().head_dim]);
-    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-    let (q, k, v) = (View::contiguous(&q, queries), View::contiguous(&k, keys), View::contiguous(&v, keys));
+    let [q, k, v, grad] =
+        [(queries, 1), (keys, 2), (keys, 3), (queries, 4)].map(|(dims, seed)| &*aligned(numbers(dims, seed)));
+    let (output, lse) = (aligned(vec![0.0; q.len()]), aligned(vec![0.0; q.len() / problem.shape().head_dim]));
+    let [dq, dk, dv] = [q.len(), k.len(), v.len()].map(|len| aligned(vec![0.0; len]));
+    let (q, k, v) = (View::contiguous(q, queries), View::contiguous(k, keys), View::contiguous(v, keys));
     let nothing = || ();
     let forward = best(seconds, nothing, |()| {
-        tiled::forward_by(isa, problem, q, k, v, &mut output, &mut lse).unwrap();
+        tiled::forward_by(isa, problem, q, k, v, output, lse).unwrap();
     });
-    let (output, grad) = (View::contiguous(&output, queries), View::contiguous(&grad, queries));
+    let (output, grad) = (View::contiguous(output, queries), View::contiguous(grad, queries));
     let backward = best(seconds, nothing, |()| {
-        tiled::backward_by(isa, problem, q, k, v, output, &lse, grad, &mut dq, &mut dk, &mut dv).unwrap();
+        tiled::backward_by(isa, problem, q, k, v, output, lse, grad, dq, dk, dv).unwrap();
     });
     [forward, backward]
 }

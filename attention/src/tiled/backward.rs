@@ -161,46 +161,20 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
         });
     }
 
-    /// One block of queries: dQ, and dK and dV where there are turns for them.
+    /// One block of queries against every block of keys that it sees: dQ, and dK and dV where there are turns for them.
     fn by_queries<'t, 'g: 't>(
         &self,
         space: &mut Buffer,
         task: QueryTask<'_, T>,
-        next_turn: impl FnMut() -> Option<Turn<'t, 'g>>,
-    ) {
-        let (head_dim, columns) = (self.problem.shape().head_dim, self.plan.columns);
-        let mut room = self.plan.room(self.problem.shape(), space);
-        let QueryTask { batch, head, queries, dq } = task;
-        // Rows of whole vectors are summed where they are returned.
-        if columns == head_dim
-            && let Some(dq) = T::singles_mut(dq)
-        {
-            self.gather(&mut room, (batch, head, queries), dq, next_turn);
-            return;
-        }
-        let sums = std::mem::take(&mut room.first);
-        self.gather(&mut room, (batch, head, queries), sums, next_turn);
-        for (to, from) in dq.chunks_exact_mut(head_dim).zip(sums.chunks_exact(columns)) {
-            T::narrow(&from[..head_dim], to);
-        }
-    }
-
-    /// Every block of keys that a block of queries of one head of one sequence sees. `dq` is rows of `columns`.
-    fn gather<'t, 'g: 't>(
-        &self,
-        room: &mut Room<'_>,
-        (batch, head, queries): (usize, usize, Range<usize>),
-        dq: &mut [f32],
         mut next_turn: impl FnMut() -> Option<Turn<'t, 'g>>,
     ) {
         let shape = self.problem.shape();
-        let (head_dim, columns, count) = (shape.head_dim, self.plan.columns, queries.len());
-        let Room { tiles, side, k, v, second: partial, row, .. } = room;
-        let blocks = self.visible_blocks(batch, &queries);
-        let side = self.side(side, row, batch, head, queries);
-        let place = Place { batch, head: shape.key_head_of(head), head_dim };
-        dq[..count * columns].fill(0.0);
-        for block in blocks {
+        let (head_dim, columns) = (shape.head_dim, self.plan.columns);
+        let Room { mut tiles, mut side, k, v, first: dq, second: partial, mut row } = self.plan.room(shape, space);
+        let side = self.side(&mut side, &mut row, task.batch, task.head, task.queries.clone());
+        let place = Place { batch: task.batch, head: shape.key_head_of(task.head), head_dim };
+        dq[..task.queries.len() * columns].fill(0.0);
+        for block in self.visible_blocks(task.batch, &task.queries) {
             let keys = self.plan.block(block, shape.key_len);
             let k = self.k.rows(place, keys.clone(), columns, k);
             let v = self.v.rows(place, keys.clone(), head_dim, v);
@@ -210,7 +184,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
             for piece in pieces.clone() {
                 let row = piece.start - keys.start;
                 let (k, v) = (Rows { data: k.tail(row), ..k }, Rows { data: v.tail(row), ..v });
-                if !self.tiles(&side, tiles, piece.clone(), k, v) {
+                if !self.tiles(&side, &mut tiles, piece.clone(), k, v) {
                     continue;
                 }
                 if let Some(turn) = &turn {
@@ -232,13 +206,16 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
                     b_stride: k.stride,
                     out: dq,
                     out_stride: columns,
-                    rows: count,
+                    rows: task.queries.len(),
                     columns,
                     depth: piece.len(),
                     add: true,
                 }
                 .compute(self.simd);
             }
+        }
+        for (to, from) in task.dq.chunks_exact_mut(head_dim).zip(dq.chunks_exact(columns)) {
+            T::narrow(&from[..head_dim], to);
         }
     }
 

@@ -81,7 +81,7 @@ impl Plan {
             query_rows: if self.copies || !whole { queries * self.columns } else { 0 },
             key_rows: if self.copies || !whole { keys * self.columns } else { 0 },
             value_rows: if self.copies { keys * head_dim } else { 0 },
-            first: if self.copies || !whole { queries.max(keys) * self.columns } else { 0 },
+            first: queries.max(if self.copies { keys } else { 0 }) * self.columns,
             second: if self.copies || !whole { keys * self.columns } else { 0 },
             tile: keys * queries,
         }
