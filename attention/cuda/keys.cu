@@ -32,23 +32,28 @@ DEVICE void finish(ScoreTile &weights, ScoreTile &gradients, const Scores &how, 
         UNROLL for (int i = 0; i < 2; i++) {
             int column = 8 * n + i;
             float lse = load_shared_float(rows + 4 * column), delta = load_shared_float(rows + 4 * (TILE_M + column));
-            int first = 0, last = 0;
-            if (hides) {
-                first = load_shared_int(rows + 4 * (2 * TILE_M + column));
-                last = mask.last_key(query + first_column + column);
-            }
             UNROLL for (int block = 0; block < BLOCKS; block++)
                 UNROLL for (int half = 0; half < 2; half++) {
-                    int at = key + 16 * block + 8 * half;
                     float bend = 1.0f;
                     float apart = distance + (column - 16 * block - 8 * half);
                     float score = how.score(weights[block][n][2 * half + i], apart, bend);
                     float weight = exp2_fast(fma_(score, how.factor, -lse));
-                    if (hides && !mask.sees(first, last, at)) weight = 0.0f;
                     weights[block][n][2 * half + i] = weight;
                     float &gradient = gradients[block][n][2 * half + i];
                     gradient = weight * (gradient - delta) * bend;
                 }
+        }
+    if (!hides) return;
+    UNROLL for (int n = 0; n < QUERY_BLOCKS; n++)
+        UNROLL for (int i = 0; i < 2; i++) {
+            int first = load_shared_int(rows + 4 * (2 * TILE_M + 8 * n + i));
+            int last = mask.last_key(query + first_column + 8 * n + i);
+            UNROLL for (int block = 0; block < BLOCKS; block++)
+                UNROLL for (int half = 0; half < 2; half++)
+                    if (!mask.sees(first, last, key + 16 * block + 8 * half)) {
+                        weights[block][n][2 * half + i] = 0.0f;
+                        gradients[block][n][2 * half + i] = 0.0f;
+                    }
         }
 }
 

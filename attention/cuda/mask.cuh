@@ -48,8 +48,8 @@ struct Mask {
         return key_end <= last && (key_end <= sinks || key >= first);
     }
 
-    // Whether a query with these first and last keys sees a key.
-    MEMBER bool sees(int first, int last, int key) const { return key < last && (key >= first || key < sinks); }
+    // Whether a query with these first and last keys sees a key; without a branch, since it is asked for every pair.
+    MEMBER bool sees(int first, int last, int key) const { return (key < last) & ((key >= first) | (key < sinks)); }
 
     // Puts the first keys of ROWS queries into shared memory; searching for a document there and then is once for all tiles.
     template <int ROWS, int THREADS_> MEMBER void store_first_keys(u32 to, int query) const {

@@ -26,10 +26,13 @@ DEVICE void finish(const ScoreTile &scores, ScoreTile &gradients, const Scores &
                     float bend = 1.0f;
                     float score = how.score(scores[block][n][2 * half + i], distance - (8 * n + i), bend);
                     float weight = exp2_fast(fma_(score, how.factor, -lse));
-                    if (hides && !mask.sees(first, last, key + 8 * n + i)) weight = 0.0f;
                     float &gradient = gradients[block][n][2 * half + i];
                     gradient = weight * (gradient - delta) * bend;
                 }
+            if (!hides) continue;
+            UNROLL for (int n = 0; n < KEY_BLOCKS; n++)
+                UNROLL for (int i = 0; i < 2; i++)
+                    if (!mask.sees(first, last, key + 8 * n + i)) gradients[block][n][2 * half + i] = 0.0f;
         }
 }
 

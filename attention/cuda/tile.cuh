@@ -17,17 +17,29 @@ DEVICE const char *plane(const void *tensor, const Strides &strides, int batch, 
     return (const char *)tensor + 2 * (batch * strides.batch + head * strides.head);
 }
 
-// Starts copying `ROWS` rows from `first` on; rows from `end` on and chunks beyond the head size become zero.
+// Starts copying `ROWS` rows from `first` on; rows from `end` on and chunks beyond the head size become zero: of those
+// nothing is read, wherever their address points.
 template <int ROWS, int THREADS>
 DEVICE void copy_tile(u32 to, const char *from, long long row_stride, int first, int end, int head_dim) {
-    UNROLL_BY(4) for (int at = 0; at < ROWS * CHUNKS; at += THREADS) {
-        int place = at + thread_index();
-        int row = place / CHUNKS, chunk = place % CHUNKS;
-        if (ROWS * CHUNKS % THREADS == 0 || place < ROWS * CHUNKS) {
-            bool there = first + row < end && chunk * 8 < head_dim;
-            // A hidden chunk reads nothing, but its address must be a valid one.
-            const char *source = there ? from + 2 * ((first + row) * row_stride + chunk * 8) : from;
-            copy_async(to + row * PITCH + ((chunk ^ swizzle(row)) << 4), source, there ? 16 : 0);
+    if constexpr (THREADS % CHUNKS == 0 && ROWS % (THREADS / CHUNKS) == 0) {
+        // A thread keeps to one column of chunks, so that a copy costs it few instructions.
+        const int STEP = THREADS / CHUNKS;
+        int row = thread_index() / CHUNKS, chunk = thread_index() % CHUNKS;
+        int rows = chunk * 8 < head_dim ? end - first - row : 0;
+        const char *source = from + 2 * ((first + row) * row_stride + chunk * 8);
+        UNROLL for (int at = 0; at < ROWS; at += STEP) {
+            copy_async(to + (row + at) * PITCH + ((chunk ^ swizzle(row + at)) << 4), source, at < rows ? 16 : 0);
+            source += 2 * STEP * row_stride;
+        }
+    } else {
+        UNROLL_BY(4) for (int at = 0; at < ROWS * CHUNKS; at += THREADS) {
+            int place = at + thread_index();
+            int row = place / CHUNKS, chunk = place % CHUNKS;
+            if (ROWS * CHUNKS % THREADS == 0 || place < ROWS * CHUNKS) {
+                bool there = first + row < end && chunk * 8 < head_dim;
+                const char *source = from + 2 * ((first + row) * row_stride + chunk * 8);
+                copy_async(to + row * PITCH + ((chunk ^ swizzle(row)) << 4), source, there ? 16 : 0);
+            }
         }
     }
 }

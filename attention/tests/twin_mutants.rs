@@ -33,7 +33,7 @@ const MUTATIONS: [Mutation; 19] = [
     Mutation { file: "keys.cu", from: "Scores::of(p, turn.head)", to: "Scores::of(p, key_head * group)" },
     // Layouts and edges.
     Mutation { file: "products.cuh", from: "right[0], right[1]);", to: "right[1], right[0]);" },
-    Mutation { file: "tile.cuh", from: "(chunk ^ swizzle(row)) << 4", to: "chunk << 4" },
+    Mutation { file: "tile.cuh", from: "(chunk ^ swizzle(row + at)) << 4", to: "chunk << 4" },
     Mutation { file: "forward.cu", from: "if (row >= p.query_len) continue;", to: "" },
 ];
 

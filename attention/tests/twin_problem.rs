@@ -101,7 +101,10 @@ fn program(problem: &AttnProblem, dtype: DType, pass: Pass, mutation: Option<Mut
     let scores = if pass == Pass::Prepare { Scores::Plain } else { Scores::of(problem) };
     let kernel = kernels::kernel(Spec { pass, dtype, head_dim, scores }).unwrap();
     let changed = |(file, text): &(&'static str, &'static str)| match mutation {
-        Some(mutation) if mutation.file == *file => (*file, text.replace(mutation.from, mutation.to)),
+        Some(mutation) if mutation.file == *file => {
+            assert!(text.contains(mutation.from), "{file} has changed: {:?} is not in it", mutation.from);
+            (*file, text.replace(mutation.from, mutation.to))
+        }
         _ => (*file, (*text).to_owned()),
     };
     let parts: Vec<(&str, String)> = kernel.parts()[1..].iter().map(changed).collect();
