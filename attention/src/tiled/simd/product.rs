@@ -44,7 +44,8 @@ impl Product<'_> {
     /// Every access of the loops lies in the slices. A broken promise here is a bug of this crate, never of its user.
     fn check(&self, lanes: usize) {
         let Self { a_stride, b_stride, out_stride, rows, columns, depth, .. } = *self;
-        assert!(columns.is_multiple_of(lanes) && columns <= b_stride && columns <= out_stride, "columns of a product");
+        // Rows of b may overlap, as those of a repeated row do; rows of the result may not.
+        assert!(columns.is_multiple_of(lanes) && columns <= out_stride, "columns of a product");
         if rows == 0 || columns == 0 {
             return;
         }
@@ -236,6 +237,32 @@ mod tests {
                     assert_eq!(bits(&found), bits(&expected), "{isa}, {left:?}, {rows} rows, {vectors} vectors");
                 }
             }
+        }
+    }
+
+    /// Three steps over one row of b, each time the same.
+    struct Repeated;
+
+    impl Work for Repeated {
+        type Answer = (Vec<f32>, usize);
+
+        fn run<S: Simd>(self, simd: S) -> Self::Answer {
+            let (columns, left, add) = (S::LANES, Left::Rows, false);
+            let (a, b, mut out) = ([1.0, 2.0, 4.0], vec![0.5; columns], vec![f32::NAN; columns]);
+            let (rows, depth, b_stride) = (1, 3, 0);
+            let (a, b) = (&a, &b);
+            let to = &mut out;
+            Product { a, a_stride: 3, left, b, b_stride, out: to, out_stride: columns, rows, columns, depth, add }
+                .compute(simd);
+            (out, columns)
+        }
+    }
+
+    #[test]
+    fn a_right_operand_whose_rows_are_one_row_is_read_again_and_again() {
+        for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
+            let (found, columns) = dispatch(isa, Repeated).unwrap();
+            assert_eq!(found, vec![3.5; columns], "{isa}");
         }
     }
 
