@@ -2,8 +2,9 @@
 // 16 by 16 threads, each with the rows thread / 16 and the columns thread % 16 of every 16.
 
 #define THREADS (32 * WARPS)
-// Rows and columns of a thread in a tile of scores, and pieces of 4 columns in a sum.
-#define EACH (TILE_M / 16)
+// Rows and columns of a thread in a tile of scores, and pieces of 4 columns in a sum. Kernels without tiles have fewer
+// than 16 rows, and no array may be empty.
+#define EACH ((TILE_M + 15) / 16)
 #define PIECES ((HEAD_DIM + 63) / 64)
 // Padded so that rows lie in different banks.
 #define ROW_BYTES ((HEAD_DIM + 4) * 4)
