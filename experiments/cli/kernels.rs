@@ -253,7 +253,7 @@ impl List {
                 format!("{} ({}, {}{then})", it.arch, it.device, it.date)
             };
             let places: Vec<String> = verified.iter().map(passed).collect();
-            let places = if places.is_empty() { "nowhere".to_owned() } else { places.join(", ") };
+            let places = if places.is_empty() { "no device yet".to_owned() } else { places.join(", ") };
             page += &format!("{name:<28} verified on {places}\n");
         }
         print(&page);
