@@ -45,9 +45,9 @@ pub mod workload;
 #[cfg(feature = "torch")]
 pub use backend::{Attended, Gradients};
 pub use backend::{AttentionBackend, Backend};
+pub use bias::{Alibi, AlibiError};
 #[cfg(feature = "torch")]
 pub use choice::{AUTO, Choice};
-pub use bias::{Alibi, AlibiError};
 pub use error::{AttnError, DType, Feature, Unsupported};
 #[cfg(feature = "torch")]
 pub use libtorch::{LibTorch, LibTorchKernel};

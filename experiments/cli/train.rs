@@ -72,13 +72,8 @@ impl Train {
             path => Resume::From(PathBuf::from(path)),
         };
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(&recipe.name));
-        let options = RunOptions {
-            out,
-            resume,
-            allow_changes: self.allow_changes,
-            device: self.device,
-            dry_run: self.dry_run,
-        };
+        let options =
+            RunOptions { out, resume, allow_changes: self.allow_changes, device: self.device, dry_run: self.dry_run };
         let stop = StopFlag::on_signals()?;
         let done = train(recipe, &options, &stop)?;
         print(&format!("{}\n", done.display()));
