@@ -90,13 +90,13 @@ KERNEL(THREADS, MIN_BLOCKS) attention_forward(const Params p) {
     Mask mask = Mask::of(p, batch);
     Scores how = Scores::of(p, head);
     KeyTiles<TILE_N> tiles = KeyTiles<TILE_N>::of(mask, first, end);
-    const char *k = plane(p.k, p.k_strides, batch, key_head), *v = plane(p.v, p.v_strides, batch, key_head);
     u32 q_tile = shared_address(0), stages = shared_address(TILE_BYTES(TILE_M));
     u32 first_keys = stages + 2 * STAGE_BYTES;
 
     auto copy_stage = [&](int n) {
         u32 stage = stages + (n & 1) * STAGE_BYTES;
         if (n < tiles.count) {
+            const char *k = plane(p.k, p.k_strides, batch, key_head), *v = plane(p.v, p.v_strides, batch, key_head);
             copy_tile<TILE_N, THREADS>(stage, k, p.k_strides.row, tiles.key(n), p.key_len, p.head_dim);
             copy_tile<TILE_N, THREADS>(stage + TILE_BYTES(TILE_N), v, p.v_strides.row, tiles.key(n), p.key_len, p.head_dim);
         }

@@ -283,7 +283,10 @@ impl Kernel {
 
     /// Steps of 16 columns of a product that are in flight at once: more of them cost registers.
     fn step_unroll(&self) -> usize {
-        if self.spec.pass == Pass::Queries { 2 } else { 4 }
+        match (self.spec.pass, self.spec.head_dim, self.spec.scores) {
+            (Pass::Queries, ..) | (Pass::Forward, 128, Scores::Plain) => 2,
+            _ => 4,
+        }
     }
 
     /// The definitions as options of a compiler, `-DNAME=VALUE`.
