@@ -51,11 +51,12 @@ impl AttentionBackend for Cuda {
         let shape = problem.shape();
         let output = job.empty(&shape.query_dims(), q.kind())?;
         let lse = job.empty(&[shape.batch, shape.query_heads, shape.query_len], Kind::Float)?;
+        let (inputs, _tables) = job.inputs(&q, &k, &v)?;
         let params = Params {
             output: address(&output),
             output_strides: strides(&output)?,
             lse: address(&lse),
-            ..job.inputs(&q, &k, &v)?
+            ..inputs
         };
         job.run(Pass::Forward, &params)?;
         Ok(Attended { output, lse })
@@ -78,7 +79,7 @@ impl AttentionBackend for Cuda {
         let [dq, dk, dv] =
             [shape.query_dims(), shape.key_dims(), shape.key_dims()].map(|dims| job.empty(&dims, q.kind()));
         let (dq, dk, dv) = (dq?, dk?, dv?);
-        let inputs = job.inputs(&q, &k, &v)?;
+        let (inputs, _tables) = job.inputs(&q, &k, &v)?;
         let padded = usize::try_from(inputs.padded_query_len).unwrap_or(shape.query_len);
         let row_dims = [shape.batch, shape.query_heads, padded];
         let (delta, lse_log2) = (job.empty(&row_dims, Kind::Float)?, job.empty(&row_dims, Kind::Float)?);
@@ -170,9 +171,8 @@ impl<'a> Job<'a> {
 
     /// A tensor as the kernels read it: itself, or a copy where rows are not in one piece or begin askew.
     fn readable(&self, tensor: &Tensor) -> Result<Tensor, AttnError> {
-        // An expanded or lazily negated tensor must not reach a kernel by its address alone.
         let plain = tensor.detach();
-        if is_readable(&plain) { Ok(plain) } else { plain.f_contiguous().map_err(|source| self.torch(source)) }
+        if is_readable(&plain) { Ok(plain) } else { copied(&plain).map_err(|source| self.torch(source)) }
     }
 
     fn empty(&self, dims: &[usize], kind: Kind) -> Result<Tensor, AttnError> {
@@ -180,25 +180,32 @@ impl<'a> Job<'a> {
         Tensor::f_empty(dims, (kind, self.device)).map_err(|source| self.torch(source))
     }
 
-    /// What every kernel is told: the problem, q, k and v, and the tables that mask and ALiBi need on the device.
-    fn inputs(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Params, AttnError> {
+    /// What every kernel is told: the problem, q, k and v, and the tables that mask and ALiBi need on the device. The tables
+    /// come along, to be held until the last launch: another thread may push them out of those that are kept.
+    fn inputs(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Params, Vec<Tensor>), AttnError> {
         let lengths = || declined(Feature::Other(format!("lengths such as those of {}", self.problem.shape())));
         let mut params = Params::of(self.problem).ok_or_else(lengths)?;
         (params.q, params.k, params.v) = (address(q), address(k), address(v));
         (params.q_strides, params.k_strides, params.v_strides) = (strides(q)?, strides(k)?, strides(v)?);
+        let mut tables = Vec::new();
+        let mut keep = |table: Tensor| {
+            let at = address(&table);
+            tables.push(table);
+            at
+        };
         if let Some(slopes) = slopes(self.problem) {
-            params.slopes = self.constant(&slopes)?;
+            params.slopes = keep(self.constant(&slopes)?);
         }
         if let Some((starts, offsets)) = documents(self.problem) {
-            params.starts = self.constant(&starts)?;
-            params.start_offsets = self.constant(&offsets)?;
+            params.starts = keep(self.constant(&starts)?);
+            params.start_offsets = keep(self.constant(&offsets)?);
         }
-        Ok(params)
+        Ok((params, tables))
     }
 
-    fn constant<T: tch::kind::Element>(&self, values: &[T]) -> Result<u64, AttnError> {
+    fn constant<T: tch::kind::Element>(&self, values: &[T]) -> Result<Tensor, AttnError> {
         let stream = self.on.current_stream().map_err(|source| failed(self.problem, source))?;
-        constant(values, self.device, stream).map(|tensor| address(&tensor)).map_err(|source| self.torch(source))
+        constant(values, self.device, stream).map_err(|source| self.torch(source))
     }
 
     /// Puts one kernel on the stream.
@@ -234,6 +241,14 @@ fn is_readable(tensor: &Tensor) -> bool {
         && dims.iter().zip(others).all(aligned)
         && address(tensor).is_multiple_of(PIECE_BYTES.unsigned_abs())
         && !tensor.is_neg()
+}
+
+/// The same elements at an address of their own. libtorch's `contiguous` would hand a tensor in one piece back as it is,
+/// though it begins askew or is lazily negated.
+fn copied(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
+    let mut copy = Tensor::f_empty(tensor.size(), (tensor.kind(), tensor.device()))?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
 }
 
 /// Where a tensor's elements begin on its device.

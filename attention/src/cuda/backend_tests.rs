@@ -54,6 +54,20 @@ fn rows_askew_or_in_pieces_are_not_read_in_place() {
 }
 
 #[test]
+fn a_copy_is_readable_and_means_what_the_tensor_means() {
+    let floats = (Kind::Float, Device::Cpu);
+    // In one piece, but four bytes off: no reason for libtorch to copy it.
+    let askew = Tensor::arange(2 * 6 * 64 + 1, floats).narrow(0, 1, 2 * 6 * 64).view([1, 2, 6, 64]);
+    let negated = Tensor::ones([1, 2, 6, 64], floats).internal_neg_view();
+    assert!(askew.is_contiguous() && negated.is_neg());
+    for tensor in [askew, negated, Tensor::ones([1, 1, 1, 1], floats).expand([1, 2, 6, 64], true)] {
+        assert!(!is_readable(&tensor));
+        let copy = copied(&tensor).unwrap();
+        assert!(is_readable(&copy) && copy.equal(&tensor));
+    }
+}
+
+#[test]
 fn every_kernel_that_a_problem_needs_is_in_the_table() {
     for dtype in [DType::BF16, DType::F16, DType::F32] {
         for head_dim in [32, 64, 72, 80, 96, 128, 192, 256] {
