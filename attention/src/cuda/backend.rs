@@ -52,12 +52,8 @@ impl AttentionBackend for Cuda {
         let output = job.empty(&shape.query_dims(), q.kind())?;
         let lse = job.empty(&[shape.batch, shape.query_heads, shape.query_len], Kind::Float)?;
         let (inputs, _tables) = job.inputs(&q, &k, &v)?;
-        let params = Params {
-            output: address(&output),
-            output_strides: strides(&output)?,
-            lse: address(&lse),
-            ..inputs
-        };
+        let params =
+            Params { output: address(&output), output_strides: strides(&output)?, lse: address(&lse), ..inputs };
         job.run(Pass::Forward, &params)?;
         Ok(Attended { output, lse })
     }
