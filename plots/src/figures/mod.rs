@@ -16,6 +16,7 @@ use crate::chart::{Figure, Rule, Series};
 use crate::study::Study;
 use crate::ticks;
 
+pub(crate) use retrieval::{named, of_ruler};
 pub(crate) use tables::{Table, TableCell, beyond, cell, shared_count, small_print};
 
 /// A part of the page.

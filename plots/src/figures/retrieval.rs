@@ -1,38 +1,147 @@
 //! Retrieval: accuracy against length, and heat maps of depth by length.
 
+use eval::tasks::ruler::RulerTask;
+
 use super::tables;
-use super::{Part, capital, context_rules, key};
-use crate::chart::{Axis, Cell, Chart, Datum, Figure, HeatGrid, Intervals, LineChart, Naming, Overflow, Panel, Series};
+use super::{Part, Table, TableCell, capital, context_rules, key};
+use crate::chart::{
+    Axis, Cell, Chart, Datum, Figure, HeatGrid, Intervals, LineChart, Naming, Overflow, Panel, Rule, Series,
+};
 use crate::study::{Model, Protocol, Study, distinct, slug};
 use crate::ticks;
 
 /// The metric that heat maps show where there are several.
 pub(crate) const DRAWN: &str = "accuracy";
+/// The whole answer ranked first, given the answer so far.
+const FORCED: &str = "accuracy_forced";
+/// Accuracy at the longest length that passes.
+const EFFECTIVE: &str = "accuracy_at_effective_length";
 
-/// Figures and tables of every task and protocol.
+/// Dashes of the line that an effective length stays above.
+const THRESHOLD: &[f64] = &[9.0, 3.0];
+
+/// Figures and tables of every task and protocol; the tasks of RULER, of which there are thirteen, on demand.
 pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
     let mut parts = Vec::new();
-    for protocol in study.protocols(false) {
-        let metrics = study.metrics(protocol);
-        let drawn = if metrics.contains(&DRAWN) { Some(DRAWN) } else { metrics.first().copied() };
-        for metric in metrics {
-            if let Some(figure) = lines(study, protocol, metric, Some(metric) == drawn) {
-                parts.push(Part::Figure(Box::new(figure)));
-            }
-            let caption = format!("{} of {} ({}) by context length.", words(metric), protocol.task, protocol.name);
-            parts.extend(tables::by_length(study, protocol, metric, &caption).map(Part::Table));
-            parts.extend(heat_parts(study, protocol, metric, Some(metric) == drawn));
-        }
+    let (single, others): (Vec<_>, Vec<_>) = study.protocols(false).into_iter().partition(|p| of_ruler(*p));
+    for protocol in others {
+        parts.extend(of_protocol(study, protocol));
+    }
+    for protocol in single {
+        let name = format!("RULER's task {} ({})", protocol.task, protocol.name);
+        parts.push(Part::Folded(name, of_protocol(study, protocol)));
     }
     parts
 }
 
+fn of_protocol(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let (pooled, metrics): (Vec<&str>, Vec<&str>) = study.metrics(protocol).into_iter().partition(|m| pools(m));
+    let drawn = if metrics.contains(&DRAWN) { Some(DRAWN) } else { metrics.first().copied() };
+    for metric in metrics {
+        if let Some(figure) = lines(study, protocol, metric, Some(metric) == drawn) {
+            parts.push(Part::Figure(Box::new(figure)));
+        }
+        let caption = format!("{} of {} ({}) by context length.", words(metric), named(protocol), protocol.name);
+        parts.extend(tables::by_length(study, protocol, metric, &caption).map(Part::Table));
+        parts.extend(heat_parts(study, protocol, metric, Some(metric) == drawn));
+    }
+    parts.extend(pooled_table(study, protocol, &pooled).map(Part::Table));
+    parts
+}
+
+/// Whether a metric sums up several lengths: a number for a table, not a point of a curve over lengths.
+pub(crate) fn pools(metric: &str) -> bool {
+    let ends = ["_in_window", "_beyond_window", "_at_effective_length"];
+    ends.iter().any(|end| metric.ends_with(end)) || metric.contains("_weighted_")
+}
+
+/// What a metric is, for a caption or a column's head.
 fn words(metric: &str) -> String {
+    if let Some(of) = metric.strip_suffix("_in_window") {
+        return format!("{}, all lengths within the window", words(of));
+    }
+    if let Some(of) = metric.strip_suffix("_beyond_window") {
+        return format!("{}, all lengths beyond the window", words(of));
+    }
     match metric {
         "accuracy" => "Accuracy (generated answer)".to_owned(),
-        "accuracy_forced" => "Accuracy (every token of the answer ranked first, teacher-forced)".to_owned(),
+        FORCED => "Accuracy (every token of the answer ranked first, teacher-forced)".to_owned(),
+        EFFECTIVE => "Effective length, and accuracy at it".to_owned(),
+        "accuracy_weighted_inc" => "Accuracy, long lengths weighing more".to_owned(),
+        "accuracy_weighted_dec" => "Accuracy, short lengths weighing more".to_owned(),
         other => other.to_owned(),
     }
+}
+
+/// Whether it is one of RULER's own tasks, not the mean over them.
+pub(crate) fn of_ruler(protocol: Protocol<'_>) -> bool {
+    protocol.task.parse::<RulerTask>().is_ok()
+}
+
+/// A task as a sentence names it.
+pub(crate) fn named(protocol: Protocol<'_>) -> String {
+    match protocol.task {
+        "kv" => "key-value retrieval".to_owned(),
+        "multi_document" => "questions over several documents".to_owned(),
+        "needle" => "needle in a haystack".to_owned(),
+        "ruler" => "RULER".to_owned(),
+        task if of_ruler(protocol) => format!("RULER {task}"),
+        task => task.to_owned(),
+    }
+}
+
+/// Numbers over several lengths: variants down, what was summed up across.
+fn pooled_table(study: &Study<'_>, protocol: Protocol<'_>, metrics: &[&str]) -> Option<Table> {
+    let row = |model: &Model, metric: &str| study.of(model, protocol, metric).into_iter().find(|r| r.depth.is_none());
+    let mut head = vec!["variant".to_owned()];
+    head.extend(metrics.iter().map(|metric| words(metric)));
+    let mut rows = Vec::new();
+    let mut ways: Vec<String> = Vec::new();
+    for model in study.models.iter().filter(|m| metrics.iter().any(|metric| row(m, metric).is_some())) {
+        let mut cells = vec![TableCell::head(&model.label)];
+        for metric in metrics {
+            let Some(found) = row(model, metric) else {
+                cells.push(TableCell::plain("none"));
+                continue;
+            };
+            let cell = TableCell { beyond: false, ..tables::cell(model, found, true) };
+            let text = if *metric == EFFECTIVE {
+                format!("{}: {}", ticks::tokens(found.length), cell.text)
+            } else {
+                cell.text
+            };
+            cells.push(TableCell { text, ..cell });
+            let way = found.how.iter().map(|how| format!("{}: {how}.", words(metric)));
+            ways.extend(way.filter(|way| !ways.contains(way)).collect::<Vec<_>>());
+        }
+        rows.push(cells);
+    }
+    let caption = format!(
+        "{} ({}), numbers over several lengths. {} {}",
+        capital(&named(protocol)),
+        protocol.name,
+        ways.join(" "),
+        tables::small_print(None, "trials")
+    );
+    (!rows.is_empty()).then_some(Table { caption, head, rows })
+}
+
+/// The share that a length must reach to be an effective one, where rows say it (`at least 85.6 %`).
+fn threshold(study: &Study<'_>, protocol: Protocol<'_>) -> Option<f64> {
+    let rows = study.models.iter().flat_map(|m| study.of(m, protocol, EFFECTIVE));
+    let said =
+        rows.filter_map(|r| r.how.as_deref()?.split("at least ").nth(1)?.split(" %").next()?.parse::<f64>().ok());
+    said.map(|percent| percent / 100.0).find(|share| (0.0..=1.0).contains(share))
+}
+
+/// `Effective length: base 4K, yarn 16K.`
+fn effective(study: &Study<'_>, protocol: Protocol<'_>) -> String {
+    let row = |m: &Model| study.of(m, protocol, EFFECTIVE).first().map(|r| ticks::tokens(r.length));
+    let measured = study.models.iter().filter(|m| !study.by_length(m, protocol, DRAWN).is_empty());
+    let list: Vec<String> =
+        measured.map(|m| format!("{} {}", m.label, row(m).unwrap_or_else(|| "none".to_owned()))).collect();
+    format!(" Effective length: {}.", list.join(", "))
 }
 
 /// Small multiples of all variants, then each variant's own map and table on demand.
@@ -79,13 +188,14 @@ fn map(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, models: &[&Model
     });
     let (least, most) = counts.fold((u64::MAX, 0), |(l, m), c| (l.min(c), m.max(c)));
     let trials = if least == most { least.to_string() } else { format!("{least} to {most}") };
-    let task = &protocol.task;
+    let task = &named(protocol);
+    let things = if protocol.task == "passkey" { "keys found" } else { "answers right" };
     let subtitle = match one {
         Some(_) => {
-            "Percent of keys found; below it the trials and the 95 % Wilson interval. Hatched: not run.".to_owned()
+            format!("Percent of {things}; below it the trials and the 95 % Wilson interval. Hatched: not run.")
         }
         None => format!(
-            "Percent of keys found, {trials} trials a cell; intervals stand in each variant's own figure and table. \
+            "Percent of {things}, {trials} trials a cell; intervals stand in each variant's own figure and table. \
              Hatched: not run."
         ),
     };
@@ -166,26 +276,37 @@ fn lines(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -
     let ends = series.iter().filter_map(|s| s.points.last().map(|p| (s, p)));
     let ends: Vec<String> =
         ends.map(|(s, p)| format!("{}: {} % at {} tokens", s.label, ticks::percent(p.y), p.x)).collect();
+    let threshold = threshold(study, protocol).filter(|_| metric == DRAWN);
     let subtitle = format!(
-        "{}, {}. Bars are 95 % Wilson intervals; variants are set slightly apart so that bars can be told apart.{}",
+        "{}, {}. Bars are 95 % Wilson intervals; variants are set slightly apart so that bars can be told apart.{}{}",
         words(metric),
         protocol.name,
-        key(&series)
+        key(&series),
+        threshold.map_or_else(String::new, |_| effective(study, protocol)),
     );
-    let description = format!("{} of {} against context length. {}.", words(metric), protocol.task, ends.join("; "));
+    let description = format!("{} of {} against context length. {}.", words(metric), named(protocol), ends.join("; "));
     let id = if drawn { protocol.slug() } else { format!("{}-{}", protocol.slug(), slug(metric)) };
     let chart = LineChart {
         x,
         y: Axis::of_shares("accuracy"),
         verticals: context_rules(study),
-        horizontals: Vec::new(),
+        horizontals: threshold.map(threshold_rule).into_iter().collect(),
         intervals: Intervals::Bars,
         naming: Naming::Direct,
         overflow: Overflow::Each,
         markers: 40,
         series,
     };
-    let forced = if metric == "accuracy" { "" } else { " (teacher-forced)" };
-    let title = format!("{} accuracy against context length{forced}", capital(protocol.task));
+    let kind = match metric {
+        "accuracy" => String::new(),
+        FORCED => " (teacher-forced)".to_owned(),
+        other => format!(" ({other})"),
+    };
+    let title = format!("{}: accuracy against context length{kind}", capital(&named(protocol)));
     Some(Figure { id, title, subtitle, description, chart: Chart::Lines(chart) })
+}
+
+fn threshold_rule(share: f64) -> Rule {
+    let label = format!("effective: at least {} %", ticks::number(share * 100.0));
+    Rule { at: share, label, dash: THRESHOLD }
 }

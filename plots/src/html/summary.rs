@@ -3,7 +3,7 @@
 use eval::report::Row;
 
 use super::{escaped, parts};
-use crate::figures::{Table, TableCell, beyond, capital, cell, listed, shared_count, small_print};
+use crate::figures::{Table, TableCell, beyond, capital, cell, listed, named, of_ruler, shared_count, small_print};
 use crate::study::{Model, Protocol, Study, distinct};
 use crate::ticks;
 
@@ -13,7 +13,7 @@ pub(super) fn section(study: &Study<'_>) -> String {
     for protocol in study.protocols(true) {
         findings.extend(perplexity(study, protocol));
     }
-    for protocol in study.protocols(false) {
+    for protocol in study.protocols(false).into_iter().filter(|p| !of_ruler(*p)) {
         findings.extend(retrieval(study, protocol));
     }
     let mut out = String::from("<section id=\"summary\">\n<h2>Summary</h2>\n");
@@ -144,7 +144,7 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
 fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     let metric = "accuracy";
     let mut out = Vec::new();
-    let task = capital(protocol.task);
+    let task = capital(&named(protocol));
     let share = |r: &Row| {
         format!("{} % ({} of {})", ticks::percent(r.value), ticks::number((r.value * r.count as f64).round()), r.count)
     };
@@ -173,7 +173,8 @@ fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
 /// One table for each protocol: key lengths, and for shares the pooled numbers within and beyond the window.
 fn tables(study: &Study<'_>) -> Vec<Table> {
     let perplexity = study.protocols(true).into_iter().filter_map(|p| table(study, p, "perplexity"));
-    let retrieval = study.protocols(false).into_iter().filter_map(|p| table(study, p, "accuracy"));
+    let retrieval =
+        study.protocols(false).into_iter().filter(|p| !of_ruler(*p)).filter_map(|p| table(study, p, "accuracy"));
     perplexity.chain(retrieval).collect()
 }
 
@@ -211,7 +212,7 @@ fn table(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Tabl
     } else {
         "lower is better"
     };
-    let caption = format!("{} ({}): {what}. {}", capital(protocol.task), protocol.name, small_print(shared, &unit));
+    let caption = format!("{} ({}): {what}. {}", capital(&named(protocol)), protocol.name, small_print(shared, &unit));
     (!rows.is_empty()).then_some(Table { caption, head, rows })
 }
 
