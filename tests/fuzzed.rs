@@ -137,8 +137,13 @@ fn any_recipe_and_any_study_get_an_answer() {
 
 #[test]
 fn a_wrong_value_in_a_recipe_is_named() {
-    let readers: [(&str, Reader); 4] =
-        [("base", checks::recipe), ("extend-4x", checks::recipe), ("demo", checks::study), ("demo-8x", checks::study)];
+    let readers: [(&str, Reader); 5] = [
+        ("base", checks::recipe),
+        ("extend-4x", checks::recipe),
+        ("demo", checks::study),
+        ("demo-8x", checks::study),
+        ("methods", checks::study),
+    ];
     for (name, read) in readers {
         let text = String::from_utf8(seed("experiments/recipes", name)).unwrap();
         assert_eq!(read(&text), Ok(()), "{name}");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::layers;
+use super::method::Method;
 use super::recipe::{PositionChange, Recipe};
 use crate::error::Failure;
 
@@ -84,6 +85,10 @@ pub struct VariantSpec {
     /// Change of the position encoding; absent: none.
     #[serde(default)]
     pub positions: Option<PositionChange>,
+    /// Method without training that it is read by, as `--method` spells it: `self-extend:group=8,window=128`; instead of
+    /// `train`, and over `positions` where that can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// Whether it is trained.
     #[serde(default)]
     pub train: bool,
@@ -111,6 +116,17 @@ pub struct Expectation {
     /// Largest value.
     #[serde(default)]
     pub at_most: Option<f64>,
+}
+
+impl VariantSpec {
+    /// The method without training, if it names one.
+    ///
+    /// # Errors
+    ///
+    /// When its spelling is wrong.
+    pub fn method(&self) -> Result<Option<Method>, Failure> {
+        self.method.as_deref().map(|text| text.parse().map_err(|e: Failure| e.within("method"))).transpose()
+    }
 }
 
 impl Study {
@@ -174,6 +190,15 @@ impl Study {
             }
             if self.variants[..index].iter().any(|other| other.name == variant.name) {
                 findings.push(format!("variant {:?}: two variants have this name", variant.name));
+            }
+            if let Err(failure) = variant.method() {
+                findings.push(format!("variant {:?}: {failure}", variant.name));
+            }
+            if let (Some(method), true) = (&variant.method, variant.train) {
+                let name = &variant.name;
+                findings.push(format!(
+                    "variant {name:?}: method: {method} is read without training, so train must be false"
+                ));
             }
         }
         if self.variants.is_empty() {

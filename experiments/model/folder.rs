@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use attention::Backend;
-use rope_scaling::hf::{Reach, extend};
+use rope_scaling::hf::{HfPositions, Reach, extend};
 use rope_scaling::{PositionEncoding, Precision};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -72,6 +72,22 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, Failure> {
     ModelConfig::from_hf(&value).map_err(|failure| failure.within_lines(&format!("{}: ", path.display())))
 }
 
+/// The position encoding of a model read by `method`, which may leave it as it is.
+///
+/// # Errors
+///
+/// When there are no rotary positions, or they are scaled already.
+pub fn positions_under(positions: &HfPositions, method: Method) -> Result<HfPositions, Failure> {
+    match method {
+        Method::Positions { extension, factor } => extend(positions, &extension, Reach::Factor(factor))
+            .map_err(|error| Failure::config(format!("{method}: {error}"))),
+        Method::Inside(_) if !matches!(positions.encoding(), PositionEncoding::Rope { .. }) => {
+            Err(Failure::config(format!("{method} changes rotary positions, and the model has none")))
+        }
+        Method::Inside(_) => Ok(positions.clone()),
+    }
+}
+
 impl ModelFolder {
     /// Loads `model`: a folder, a Hub id in the cache, or `bundled`.
     ///
@@ -102,16 +118,9 @@ impl ModelFolder {
     ///
     /// When the model has no rotary positions, or is scaled already.
     pub fn with_method(mut self, method: Method) -> Result<Self, Failure> {
-        match method {
-            Method::Positions { extension, factor } => {
-                let changed = extend(&self.llama.config.positions, &extension, Reach::Factor(factor));
-                self.llama.config.positions = changed.map_err(|error| Failure::config(format!("{method}: {error}")))?;
-            }
-            Method::Inside(_) if !matches!(self.encoding(), PositionEncoding::Rope { .. }) => {
-                let id = &self.id;
-                return Err(Failure::config(format!("{method} changes rotary positions, and {id} has none")));
-            }
-            Method::Inside(extrapolation) => self.extrapolation = Some(extrapolation),
+        self.llama.config.positions = positions_under(&self.llama.config.positions, method)?;
+        if let Method::Inside(extrapolation) = method {
+            self.extrapolation = Some(extrapolation);
         }
         Ok(self)
     }

@@ -9,7 +9,7 @@ use super::variant::{perplexity_options, retrieval_options};
 use crate::config::{Study, VariantSpec};
 use crate::error::Failure;
 use crate::evaluate::{Documents, failure};
-use crate::model::ModelFolder;
+use crate::model::{ModelFolder, positions_under};
 use crate::train::{changed_positions, check_lengths};
 
 /// Goes through the study with a model that finds every token equally likely.
@@ -36,6 +36,9 @@ pub fn rehearse(study: &Study, base: &ModelFolder, documents: &Documents) -> Res
 fn variant(study: &Study, spec: &VariantSpec, base: &ModelFolder) -> Result<(), Failure> {
     let positions = &base.llama.config.positions;
     let changed = spec.positions.as_ref().map(|change| changed_positions(positions, change)).transpose()?;
+    if let Some(method) = spec.method()? {
+        positions_under(changed.as_ref().unwrap_or(positions), method).map_err(|failure| failure.within("method"))?;
+    }
     match spec.train {
         true => check_lengths(&study.recipe(spec)?, changed.as_ref().unwrap_or(positions)),
         false => Ok(()),

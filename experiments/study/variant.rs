@@ -134,7 +134,11 @@ fn prepared(
         if let Some(change) = &spec.positions {
             base.llama.config.positions = changed_positions(&base.llama.config.positions, change)?;
         }
-        return Ok((base, None));
+        let model = match spec.method()? {
+            Some(method) => base.with_method(method)?,
+            None => base,
+        };
+        return Ok((model, None));
     }
     let recipe = study.recipe(spec)?;
     let out = run.join("train").join(&spec.name);
@@ -173,6 +177,12 @@ fn evaluated(
     if !spec.train {
         variant.trained_context = variant.original_context;
     }
+    if let Some(inside) = model.extrapolation {
+        let text = inside.to_string();
+        let (scheme, parameters) = text.split_once(':').unwrap_or((&text, ""));
+        variant.scheme = joined(&variant.scheme, scheme);
+        variant.parameters = joined(&variant.parameters, &parameters.replace('=', " = ").replace(',', ", "));
+    }
     Ok(VariantResult {
         key: String::new(),
         variant,
@@ -182,6 +192,12 @@ fn evaluated(
         training: Vec::new(),
         hashes: BTreeMap::new(),
     })
+}
+
+/// What positions are changed by, and what reads them.
+fn joined(positions: &str, inside: &str) -> String {
+    let changed = !positions.is_empty() && positions != "none";
+    if changed { format!("{positions}, {inside}") } else { inside.to_owned() }
 }
 
 /// A hash of everything that decides a variant's result.
