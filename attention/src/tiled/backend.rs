@@ -100,12 +100,13 @@ fn backward_in<T: Element + host::Element>(
     Ok(Gradients { dq, dk, dv })
 }
 
-/// The tensors themselves, or copies of those whose rows are scattered.
+/// The tensors themselves, or copies of those whose rows are scattered or lazily negated.
 fn readable<const N: usize>(problem: &AttnProblem, tensors: [&Tensor; N]) -> Result<[Tensor; N], AttnError> {
     let mut readable = tensors.map(Tensor::shallow_clone);
     for tensor in &mut readable {
-        if tensor.stride().last() != Some(&1) {
-            let copy = tensor.f_contiguous();
+        if tensor.stride().last() != Some(&1) || tensor.is_neg() {
+            // In memory a negated view holds the numbers before their sign was turned.
+            let copy = tensor.f_resolve_neg().and_then(|plain| plain.f_contiguous());
             *tensor = copy.map_err(|source| AttnError::Torch { shape: *problem.shape(), source })?;
         }
     }
