@@ -56,11 +56,37 @@ fn strides_do_not_matter() {
     // The layout that a model's projections give: heads inside positions.
     let swapped = [&q, &k, &v].map(|t| t.transpose(1, 2).contiguous().transpose(1, 2));
     let [qs, ks, vs] = &swapped;
-    assert!(!qs.is_contiguous());
+    // Twice the sign, the second time on paper only.
+    let on_paper = v.neg().internal_neg_view();
+    assert!(!qs.is_contiguous() && on_paper.is_neg());
     for backend in on_cpu() {
         let plain = backend.forward(&problem(), &q, &k, &v).unwrap();
-        let strided = backend.forward(&problem(), qs, ks, vs).unwrap();
-        assert!(plain.allclose(&strided, 1e-6, 1e-6, false), "{}", backend.name());
+        for [q, k, v] in [[qs, ks, vs], [&q, &k, &on_paper]] {
+            let other = backend.forward(&problem(), q, k, v).unwrap();
+            assert!(plain.allclose(&other, 1e-6, 1e-6, false), "{}", backend.name());
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_is_the_same_at_all_positions_is_taken_as_it_comes() {
+    // Whole vectors of every instruction set, so that nothing needs to be copied.
+    let shape = AttnShape { head_dim: 16, ..SHAPE };
+    let problem = AttnProblem::new(shape).unwrap().with_mask(Mask::causal(&shape)).unwrap();
+    let given = [normal([2, 4, 5, 16]), normal([2, 2, 9, 16]), normal([2, 2, 9, 16])];
+    let weights = normal([2, 4, 1, 16]);
+    let gradients = |backend: Backend| {
+        let [q, k, v] = given.each_ref().map(|t| t.detach().set_requires_grad(true));
+        let output = backend.forward(&problem, &q, &k, &v).unwrap();
+        let pooled = output.sum_dim_intlist([2_i64].as_slice(), true, Kind::Float);
+        (pooled * &weights).sum(Kind::Float).backward();
+        [q, k, v].map(|t| t.grad())
+    };
+    let exact = gradients(Backend::from_name("reference").unwrap());
+    for backend in on_cpu() {
+        for (found, exact) in gradients(backend).iter().zip(&exact) {
+            assert!(found.allclose(exact, 1e-4, 1e-5, false), "{}", backend.name());
+        }
     }
 }
 
