@@ -168,13 +168,13 @@ fn a_bfloat16_run_is_a_float32_run_on_the_same_gradients_rounded_at_the_end() {
         let mut of_low = optimizer(CONFIG, &low);
         let full = rounded(&parameters(Kind::Float));
         let mut of_full = optimizer(CONFIG, &full);
-        for step in 0..SCALES.len() {
+        for (step, scale) in SCALES.into_iter().enumerate() {
             train(&mut of_low, &low, step..step + 1, plain);
             for (place, parameter) in full.iter().enumerate() {
                 let gradient = gradient(place, step).to_kind(Kind::BFloat16).to_kind(Kind::Float);
                 (parameter * gradient).sum(Kind::Float).backward();
             }
-            of_full.advance(RATE, SCALES[step], if plain { |_: &Slot| false } else { Slot::is_fusible });
+            of_full.advance(RATE, scale, if plain { |_: &Slot| false } else { Slot::is_fusible });
         }
         let masters: Vec<Tensor> =
             of_low.slots().iter().map(|slot| slot.master.as_ref().unwrap().shallow_clone()).collect();
