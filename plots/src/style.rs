@@ -71,6 +71,19 @@ pub(crate) struct SeriesStyle {
     pub(crate) shape: Shape,
     /// Filled marker; hollow otherwise.
     pub(crate) filled: bool,
+    /// What of it is drawn.
+    pub(crate) draws: Draws,
+}
+
+/// What is drawn of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Draws {
+    /// Line, markers and name.
+    All,
+    /// The line alone: a curve that belongs to another series, which bears the name.
+    Line,
+    /// Markers and name: points that no line joins.
+    Markers,
 }
 
 /// Styles for variants given as (name, trained): names that differ in `-trained` alone share a colour and a shape;
@@ -88,7 +101,13 @@ pub(crate) fn assigned(variants: &[(&str, bool)]) -> Vec<SeriesStyle> {
         let dash = if *trained { SOLID[*repeat % SOLID.len()] } else { DASHED[(index + *repeat) % DASHED.len()] };
         let shape = SHAPES[(index + index / SHAPES.len() + 3 * *repeat) % SHAPES.len()];
         *repeat += 1;
-        styles.push(SeriesStyle { color: SERIES[index % SERIES.len()], dash, shape, filled: *trained });
+        styles.push(SeriesStyle {
+            color: SERIES[index % SERIES.len()],
+            dash,
+            shape,
+            filled: *trained,
+            draws: Draws::All,
+        });
     }
     styles
 }

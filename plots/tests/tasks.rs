@@ -1,11 +1,13 @@
-//! What retrieval tasks beside passkey get: curves for what has a length, tables for what sums up several.
+//! What retrieval tasks beside passkey get: curves for what has a length, tables for what sums up several; and the law
+//! that loss follows with context.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use eval::report::{Provenance, Report, Row, SCHEMA_VERSION};
+use eval::report::{Provenance, Report, Row, SCHEMA_VERSION, Variant};
+use eval::scaling::Law;
 use eval::tasks::ruler::{LLAMA2_7B_CHAT_AT_4K, summary_rows};
 use plots::{Rendered, render};
 
@@ -65,6 +67,10 @@ fn ruler() -> Vec<Row> {
 }
 
 fn drawn(rows: Vec<Row>) -> (tempfile::TempDir, Rendered) {
+    drawn_with(Vec::new(), rows)
+}
+
+fn drawn_with(variants: Vec<Variant>, rows: Vec<Row>) -> (tempfile::TempDir, Rendered) {
     let empty = BTreeMap::new;
     let report = Report {
         schema_version: SCHEMA_VERSION,
@@ -83,7 +89,7 @@ fn drawn(rows: Vec<Row>) -> (tempfile::TempDir, Rendered) {
             hashes: empty(),
             config: serde_json::Value::Null,
         },
-        variants: Vec::new(),
+        variants,
         rows,
         position_loss: Vec::new(),
         spectra: Vec::new(),
@@ -134,4 +140,69 @@ fn ruler_has_its_threshold_its_effective_lengths_and_its_tasks_on_demand() {
     let page = body(&rendered.html);
     assert!(page.contains("1K: 90 %") && page.contains("256: 90 %"), "effective lengths stand in the table");
     assert!(page.contains("Accuracy, long lengths weighing more") && page.contains("RULER&#39;s task vt"));
+}
+
+/// Perplexity whose logarithm follows `loss` at contexts of 32 to 2048 tokens.
+fn curve(variant: &str, loss: impl Fn(f64) -> f64) -> Vec<Row> {
+    let contexts = [32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048];
+    let at = |n: usize| {
+        let value = loss(n as f64).exp();
+        Row { low: value * 0.99, high: value * 1.01, ..row(variant, "perplexity", n, "perplexity", value) }
+    };
+    contexts.map(at).to_vec()
+}
+
+fn variant(name: &str, scheme: &str, parameters: &str) -> Variant {
+    Variant {
+        name: name.to_owned(),
+        description: String::new(),
+        model: "m".to_owned(),
+        scheme: scheme.to_owned(),
+        parameters: parameters.to_owned(),
+        original_context: 256,
+        trained_context: 256,
+        trained_tokens: 0,
+    }
+}
+
+const LAW: Law = Law { alpha: 25.4, beta: 0.45, gamma: 1.56 };
+
+#[test]
+fn a_law_is_drawn_with_its_numbers_and_what_leaves_it_is_said() {
+    let mut rows = curve("lawful", |n| LAW.loss(n));
+    rows.extend(curve("rising", |n| 2.0 + n.ln() * 0.01));
+    let parity = |n: f64| (n.log2() * 2.0).round() as u64 % 2;
+    rows.extend(curve("jagged", |n| 3.0 + 3.0 / n.sqrt() + 0.4 * parity(n) as f64));
+    let (_folder, rendered) = drawn(rows);
+    assert!(ids(&rendered).contains(&"scaling-perplexity-perplexity-1".to_owned()));
+    let page = body(&rendered.html);
+    assert!(
+        page.contains("carried by the data") && page.contains("0.4500") && page.contains("1.560"),
+        "the law's numbers"
+    );
+    assert!(page.contains("No law for rising: the loss does not fall with context"));
+    assert!(page.contains("jagged: the data cannot carry this fit, because "));
+    assert!(!page.contains("lawful: the data cannot"), "a fit without doubts has none");
+}
+
+#[test]
+fn a_law_ends_where_the_variant_does() {
+    // Follows the law to 256 and leaves it beyond, as a model does that was never taught to read further.
+    let broken = |n: f64| LAW.loss(n) + if n > 256.0 { n.ln() } else { 0.0 };
+    let rows: Vec<Row> = ["plain", "stretched"].iter().flat_map(|name| curve(name, broken)).collect();
+    let variants = vec![variant("plain", "default", ""), variant("stretched", "yarn", "base = 10000, factor = 8.0")];
+    let (_folder, rendered) = drawn_with(variants, rows);
+    let page = body(&rendered.html);
+    let (_, table) = page.split_once("Residuals: measured loss").unwrap();
+    let (table, _) = table.split_once("</table>").unwrap();
+    assert_eq!(table.matches("not fitted").count(), 0, "only the contexts of a fitted variant have columns: {table}");
+    assert!(page.contains("7 from 32 to 256") && page.contains("No law for stretched"), "the reach of each");
+}
+
+#[test]
+fn too_few_contexts_are_a_sentence_and_no_figure() {
+    let rows = curve("short", |n| LAW.loss(n)).into_iter().take(4).collect();
+    let (_folder, rendered) = drawn(rows);
+    assert!(!ids(&rendered).iter().any(|id| id.starts_with("scaling")));
+    assert!(body(&rendered.html).contains("No law for short: a power law with an offset has three numbers"));
 }

@@ -3,7 +3,7 @@
 use super::{Axis, Figure, Intervals, LineChart, Naming, Series, WIDTH, labels, marks, overflow};
 use crate::clip::{self, Frame};
 use crate::scene::{Align, Point, Scene, Stroke, TextStyle};
-use crate::style::{GRID, INK, MUTED, RULE};
+use crate::style::{Draws, GRID, INK, MUTED, RULE};
 use crate::text;
 
 /// Height of the frame unless names need more.
@@ -195,7 +195,8 @@ fn line(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame) ->
     };
     let points: Vec<Option<Point>> = series.points.iter().map(at).collect();
     let stroke = Stroke { color: series.style.color, width: 1.8, dash: series.style.dash };
-    for piece in clip::polyline(&points, frame) {
+    let pieces = if series.style.draws == Draws::Markers { Vec::new() } else { clip::polyline(&points, frame) };
+    for piece in pieces {
         scene.path(piece, stroke);
     }
     let last = points.iter().rev().flatten().next().map_or(frame.top, |p| p.1);
@@ -203,7 +204,7 @@ fn line(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame) ->
 }
 
 fn markers(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame) {
-    if chart.markers == 0 {
+    if chart.markers == 0 || series.style.draws == Draws::Line {
         return;
     }
     let shift = aside(chart, series);
@@ -219,9 +220,11 @@ fn markers(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Frame)
 /// Names to the right of the frame, tied to the ends of their lines.
 fn names_beside(scene: &mut Scene, chart: &LineChart, ends: &[f64], frame: &Frame) {
     let direct = chart.naming == Naming::Direct;
+    let (named, ends): (Vec<&Series>, Vec<f64>) =
+        chart.series.iter().zip(ends).filter(|(s, _)| s.style.draws != Draws::Line).unzip();
     let listed: Vec<f64> = (0..ends.len()).map(|i| frame.top + 8.0 + i as f64 * NAME_GAP).collect();
-    let places = if direct { labels::spread(ends, NAME_GAP, frame.top + 4.0, frame.bottom - 4.0) } else { listed };
-    for ((series, end), y) in chart.series.iter().zip(ends).zip(places) {
+    let places = if direct { labels::spread(&ends, NAME_GAP, frame.top + 4.0, frame.bottom - 4.0) } else { listed };
+    for ((series, end), y) in named.into_iter().zip(&ends).zip(places) {
         let start = frame.right + 16.0;
         if direct {
             scene.segment((frame.right + 2.0, *end), (start - 1.0, y), RULE, 0.7);

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Axis, Cell, Chart, Datum, Figure, HeatGrid, Intervals, LineChart, Scale};
 use crate::scene::Rgb;
+use crate::style::Draws;
 
 /// The specification with its data inside.
 pub(crate) fn specification(figure: &Figure) -> Value {
@@ -68,14 +69,28 @@ fn lines(chart: &LineChart) -> Value {
     });
     let mut layers = vec![
         json!({ "mark": interval, "encoding": { "x": x, "y": low, "y2": { "field": "high" }, "color": color } }),
-        json!({ "mark": { "type": "line", "clip": true }, "encoding": { "x": x, "y": y, "color": color, "strokeDash": dash } }),
+        json!({
+            "mark": { "type": "line", "clip": true }, "transform": without(chart, Draws::Markers),
+            "encoding": { "x": x, "y": y, "color": color, "strokeDash": dash },
+        }),
     ];
     if chart.markers > 0 {
-        layers
-            .push(json!({ "mark": { "type": "point", "clip": true }, "encoding": { "x": x, "y": y, "color": color } }));
+        layers.push(json!({
+            "mark": { "type": "point", "clip": true }, "transform": without(chart, Draws::Line),
+            "encoding": { "x": x, "y": y, "color": color },
+        }));
     }
     layers.extend(rules);
     json!({ "width": 560, "height": 340, "data": { "values": records.collect::<Vec<_>>() }, "layer": layers })
+}
+
+/// A filter of the series that are not drawn in one way; nothing when all are drawn in every way.
+fn without(chart: &LineChart, draws: Draws) -> Vec<Value> {
+    if chart.series.iter().all(|s| s.style.draws == Draws::All) {
+        return Vec::new();
+    }
+    let shown: Vec<&str> = chart.series.iter().filter(|s| s.style.draws != draws).map(|s| s.label.as_str()).collect();
+    vec![json!({ "filter": { "field": "series", "oneOf": shown } })]
 }
 
 fn heat(grid: &HeatGrid) -> Value {

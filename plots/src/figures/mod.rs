@@ -3,6 +3,7 @@
 mod perplexity;
 mod position_loss;
 mod retrieval;
+mod scaling;
 mod spectrum;
 pub(crate) mod speed;
 mod tables;
@@ -57,6 +58,12 @@ pub(crate) fn sections(study: &Study<'_>) -> Vec<Section> {
             "Perplexity and retrieval were not both measured at one length, so they cannot be set against each other.",
         ),
         section("position", "Loss by position", position_loss::parts(study), "No loss by position was recorded."),
+        section(
+            "scaling",
+            "Loss against context, as a law",
+            scaling::parts(study),
+            "No perplexity was measured in this run, so there is nothing to fit a law to.",
+        ),
         section("spectrum", "Rotation frequencies", spectrum::parts(study), "No rotation frequencies were recorded."),
         section("training", "Training", training::parts(study), "No variant was trained in this run."),
     ];
