@@ -86,7 +86,7 @@ impl PlanTensors {
     ///
     /// # Errors
     ///
-    /// As [`rotated_in_place`].
+    /// When the plan does not reach as far as the positions.
     pub fn rotated_over(&self, x: Tensor, offset: i64) -> Result<Tensor, RotationError> {
         match self.angles(offset, x.size()[2]) {
             Some((cos, sin)) if fits(&x) => rotated_in_place(&x, Angles { cos: &cos, sin: &sin }),

@@ -1,6 +1,6 @@
 //! What tch does not say about libtorch's autograd: nodes of one's own, recomputation, backward from given gradients.
 //!
-//! [`custom`] makes one node of a Rust forward and a Rust backward. [`checkpoint`] keeps nothing of a computation but its
+//! [`custom`] makes one node of a Rust forward and a Rust backward. [`checkpoint()`] keeps nothing of a computation but its
 //! inputs, and computes it a second time when its gradients are asked for (Chen et al. 2016, section 3).
 //!
 //! ```

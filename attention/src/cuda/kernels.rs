@@ -2,7 +2,7 @@
 //!
 //! A kernel is one text compiled for one [`Spec`] by definitions; [`Kernel::source`] needs no include path and no headers.
 //! It is compiled with `-std=c++17` and [`Kernel::options`], as NVRTC takes them, and has one entry point, whose only
-//! argument is [`Params`](super::params::Params) by value. A launch has [`Kernel::grid`] blocks of [`Kernel::threads`]
+//! argument is [`Params`] by value. A launch has [`Kernel::grid`] blocks of [`Kernel::threads`]
 //! threads with [`Kernel::shared_bytes`] of dynamic shared memory (above 48 KiB after the function's attribute is raised).
 //! No kernel needs more than 99 KiB, which every device from sm_80 on gives.
 //!
