@@ -13,6 +13,10 @@ use crate::shape::signed;
 /// The backend `tiled`, differentiable; its backward gives the same bits every time, whatever the number of threads.
 ///
 /// Tensors may have any strides. One whose last dimension is not contiguous is copied; all others are read where they lie.
+///
+/// Called inside a job of a rayon pool, the thread may take up other jobs of that pool while it waits for the last block, and
+/// libtorch's state of the thread, such as gradients being untracked, is then theirs as well. Whoever computes several
+/// graphs side by side gives each a thread of its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Tiled;
 
