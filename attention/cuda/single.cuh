@@ -97,5 +97,6 @@ DEVICE void finish_single(float &weight, float &gradient, const Scores &how, flo
     float bend = 1.0f;
     float score = how.score(weight, distance, bend);
     weight = seen ? exp2_fast(fma_(score, how.factor, -lse)) : 0.0f;
-    gradient = weight * (gradient - delta) * bend;
+    // A hidden pair's product may be anything, NaN among it.
+    gradient = seen ? weight * (gradient - delta) * bend : 0.0f;
 }

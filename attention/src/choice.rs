@@ -78,6 +78,9 @@ fn on_cpu(problem: &AttnProblem, dtype: DType) -> Result<Choice, Cow<'static, st
 fn on_cuda(ordinal: usize, problem: &AttnProblem, dtype: DType) -> Result<Choice, Cow<'static, str>> {
     let Ok(cuda) = Backend::from_name("cuda") else { return Err("this build has no backend cuda".into()) };
     cuda.supports(problem, dtype).map_err(|unsupported| unsupported.to_string())?;
+    if problem.shape().query_len < FEWEST_QUERIES {
+        return Err("few queries leave most of the device idle in the kernels of cuda".into());
+    }
     let device = torch_ext::cuda::Device::get(ordinal).map_err(|error| error.to_string())?;
     if !crate::cuda::verified(problem, dtype, device.arch()) {
         return Err(format!("the kernels of cuda are not verified on {}", device.arch()).into());

@@ -19,7 +19,8 @@ mod manifest;
 mod ready;
 
 #[cfg(feature = "torch")]
-pub use backend::{Cuda, kernels_of};
+pub(crate) use backend::Cuda;
+pub use backend::kernels_of;
 #[cfg(feature = "torch")]
 pub use manifest::{Manifest, ManifestError, Verified, manifest, verified};
 #[cfg(feature = "torch")]
