@@ -20,6 +20,7 @@ mod ready;
 
 #[cfg(feature = "torch")]
 pub(crate) use backend::Cuda;
+#[cfg(feature = "torch")]
 pub use backend::kernels_of;
 #[cfg(feature = "torch")]
 pub use manifest::{Manifest, ManifestError, Verified, manifest, verified};
