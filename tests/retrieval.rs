@@ -161,9 +161,9 @@ fn rows_come_in_the_schema_of_the_harness_and_go_back() {
     let printed = ran("passkey", "harness", &grid).expect(0);
     tiny::write(home(), "results.json", &printed.out);
     let json = printed.json();
-    assert_eq!(json["n-samples"]["passkey bowline-1"]["effective"], 4);
+    assert_eq!(json["n-samples"]["passkey bowline-2"]["effective"], 4);
     let import = ["eval", "import", "results.json", "--from", "lm-eval", "--out", "back", "--format", "json"];
     let rows = bowline(home(), import).expect(0).json()["rows"].clone();
-    let found = rows.as_array().unwrap().iter().find(|row| row["task"] == "passkey bowline-1").unwrap().clone();
-    assert_eq!(found["value"], json["results"]["passkey bowline-1"]["100,none"]);
+    let found = rows.as_array().unwrap().iter().find(|row| row["task"] == "passkey bowline-2").unwrap().clone();
+    assert_eq!(found["value"], json["results"]["passkey bowline-2"]["100,none"]);
 }

@@ -8,6 +8,8 @@ mod architecture;
 mod backends;
 /// What the program does with input that is damaged, hostile or mistaken: a sentence, an exit code, nothing half-written.
 mod bad_input;
+/// Prompts that begin alike are read once, and answered as if each were read whole.
+mod branching;
 /// The command line itself: help, exit codes, what goes to which stream.
 mod cli;
 /// Same seed, same bits; stopping and going on; what a run folder promises.

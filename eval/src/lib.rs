@@ -26,7 +26,7 @@ pub use model::{LanguageModel, ModelError, Prefix, TextCodec, TokenScore};
 pub use monitor::{Monitor, Progress};
 pub use protocols::{Bos, Perplexity, PerplexityOptions, Point, PositionCurve, Protocol, perplexity};
 pub use rng::{SplitMix64, mixed_seed};
-pub use runner::{Cell, Depths, Retrieval, RetrievalOptions, retrieve, retrieve_logged};
+pub use runner::{Branching, Cell, Depths, Retrieval, RetrievalOptions, retrieve, retrieve_logged};
 pub use samples::{SampleLog, SampleRecord};
 pub use task::{Graded, Sample, Task};
 pub use tasks::passkey;

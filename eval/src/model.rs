@@ -67,6 +67,14 @@ pub trait Prefix {
     /// When the total given at the start would be passed, or the model fails.
     fn extended(&self, tokens: &[u32]) -> Result<Box<dyn Prefix + '_>, ModelError>;
 
+    /// Forgets all but the first `kept` tokens and reads `tokens` (at least one) behind them: the prefix becomes that of
+    /// another prompt with the same beginning, under the same total and in the same memory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Prefix::extended`], or when fewer than `kept` tokens are held; the prefix is then of no more use.
+    fn rewind(&mut self, kept: usize, tokens: &[u32]) -> Result<(), ModelError>;
+
     /// Scores every token of `continuation` (teacher forcing).
     ///
     /// # Errors
@@ -80,6 +88,16 @@ pub trait Prefix {
     ///
     /// As for [`Prefix::extended`].
     fn greedy(&self, count: usize, stop: &[u32]) -> Result<Vec<u32>, ModelError>;
+
+    /// [`Prefix::score`] of `answer` and the `count` tokens of [`Prefix::greedy`] together. As long as the answer's tokens
+    /// are the most likely ones both read the same, so that a model may read it once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Prefix::extended`].
+    fn answered(&self, answer: &[u32], count: usize) -> Result<(Vec<TokenScore>, Vec<u32>), ModelError> {
+        Ok((self.score(answer)?, self.greedy(count, &[])?))
+    }
 }
 
 /// Text to ids and back, without special tokens.

@@ -55,7 +55,7 @@ pub trait Task {
     /// Name in [`crate::report::Row::task`].
     fn id(&self) -> &'static str;
 
-    /// Variant and version in [`crate::report::Row::protocol`], such as `bowline-1`.
+    /// Variant and version in [`crate::report::Row::protocol`], such as `bowline-2`.
     fn protocol(&self) -> String;
 
     /// Names of the metrics, in the order in which [`Task::score`] answers.
@@ -75,13 +75,15 @@ pub trait Task {
     /// When the model fails.
     fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError>;
 
-    /// The seed of one trial: every model sees the same samples, and no two cells of a grid share one.
-    fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
-        cell_seed(seed, length, depth_index, trial)
+    /// The seed of one trial: every model sees the same samples. A trial has one seed over all depths, so that it asks for
+    /// the same thing in the same haystack at each of them; what comes before the needle is then read once.
+    fn trial_seed(&self, seed: u64, length: usize, trial: usize) -> u64 {
+        grid_seed(seed, length, trial)
     }
 }
 
-/// A seed of its own for every trial of a grid.
-pub(crate) fn cell_seed(seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
-    mixed_seed(&[seed, length as u64, depth_index as u64, trial as u64])
+/// A seed of its own for every trial at every length.
+pub(crate) fn grid_seed(seed: u64, length: usize, trial: usize) -> u64 {
+    // The zero stood for the depth when every depth had a seed of its own; samples of drawn depths stay what they were.
+    mixed_seed(&[seed, length as u64, 0, trial as u64])
 }

@@ -70,13 +70,13 @@ impl<'a> Reader<'a> {
         Tensor::from_slice(&ids).unsqueeze(0).to_device(self.model.embedding.device())
     }
 
-    /// Hidden states `[length, hidden]` of `tokens` read after what `cache` holds.
-    fn read(&self, tokens: &[u32], total: usize, cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
+    /// Hidden states `[length - from, hidden]` of `tokens` from the `from`th on, read after what `cache` holds.
+    fn read(&self, tokens: &[u32], from: usize, total: usize, cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
         self.check_ids(tokens)?;
         let offset = cache.as_ref().map_or(0, |cache| cache.len());
         self.with_plan(total, |plan| {
             let pass = Pass { plan, offset: offset as i64, mask: Mask::Causal { offset: offset as i64 } };
-            Ok(self.model.hidden(&self.tensor(tokens), &pass, cache)?.squeeze_dim(0))
+            Ok(self.model.hidden_from(&self.tensor(tokens), &pass, cache, from as i64)?.squeeze_dim(0))
         })
     }
 
@@ -126,14 +126,12 @@ impl<'a> Reader<'a> {
         no_grad(|| {
             let fingerprint = self.with_plan(total, |plan| Ok(plan.fingerprint()))?;
             let (kind, device) = (self.model.embedding.kind(), self.model.embedding.device());
-            let mut cache = KvCache::new(&self.model.config, total, fingerprint, kind, device)?;
-            let hidden = self.read(tokens, total, Some(&mut cache))?;
-            Ok(Kept {
-                reader: self,
-                length: tokens.len(),
-                last: hidden.select(0, -1).copy(),
-                cache: RefCell::new(cache),
-            })
+            let cache = RefCell::new(KvCache::new(&self.model.config, total, fingerprint, kind, device)?);
+            // A place for the last hidden state, which the reading fills.
+            let last = Tensor::empty([0], (kind, device));
+            let mut kept = Kept { reader: self, length: 0, last, cache };
+            kept.read_on(tokens)?;
+            Ok(kept)
         })
     }
 }
@@ -157,9 +155,8 @@ impl LanguageModel for Reader<'_> {
         }
         let run = || -> Result<Vec<TokenScore>, Failure> {
             self.check_ids(&tokens[..scored.end])?;
-            let hidden = self.read(&tokens[..scored.end - 1], scored.end, None)?;
-            let seen = hidden.narrow(0, scored.start as i64 - 1, scored.len() as i64);
-            Ok(self.scores(&seen, &tokens[scored.clone()]))
+            let hidden = self.read(&tokens[..scored.end - 1], scored.start - 1, scored.end, None)?;
+            Ok(self.scores(&hidden, &tokens[scored.clone()]))
         };
         no_grad(run).map_err(model_error)
     }
@@ -190,13 +187,11 @@ impl Kept<'_> {
     ///
     /// When the total is passed.
     pub fn push(&mut self, token: u32) -> Result<(), Failure> {
-        self.last = no_grad(|| self.continued(&[token]))?.select(0, -1);
-        self.length += 1;
-        Ok(())
+        no_grad(|| self.read_on(&[token]))
     }
 
-    /// Hidden states `[length, hidden]` of tokens read after the cache's end.
-    fn continued(&self, tokens: &[u32]) -> Result<Tensor, Failure> {
+    /// Hidden states `[length - from, hidden]` of tokens, from the `from`th on, read after the cache's end.
+    fn continued(&self, tokens: &[u32], from: usize) -> Result<Tensor, Failure> {
         let mut cache = self.cache.borrow_mut();
         let (held, capacity) = (cache.len(), cache.capacity());
         if held + tokens.len() > capacity {
@@ -204,7 +199,15 @@ impl Kept<'_> {
                 format!("{held} + {} tokens pass the total of {capacity} given for this prefix", tokens.len());
             return Err(Failure::config(message));
         }
-        self.reader.read(tokens, capacity, Some(&mut cache))
+        self.reader.read(tokens, from, capacity, Some(&mut cache))
+    }
+
+    /// Reads `tokens` for good; of the hidden states only the last one is kept.
+    fn read_on(&mut self, tokens: &[u32]) -> Result<(), Failure> {
+        let Some(last) = tokens.len().checked_sub(1) else { return Ok(()) };
+        self.last = self.continued(tokens, last)?.select(0, -1).copy();
+        self.length += tokens.len();
+        Ok(())
     }
 
     fn forget(&self) {
@@ -217,23 +220,38 @@ impl Kept<'_> {
         let first = self.last.unsqueeze(0);
         let hidden = match read {
             [] => first,
-            read => Tensor::cat(&[first, self.continued(read)?], 0),
+            read => Tensor::cat(&[first, self.continued(read, 0)?], 0),
         };
         Ok(self.reader.scores(&hidden, continuation))
     }
 
     fn grown(&self, count: usize, stop: &[u32]) -> Result<Vec<u32>, Failure> {
-        let mut out = Vec::with_capacity(count);
-        let mut last = self.last.shallow_clone();
-        while out.len() < count {
-            let top = self.reader.top(&last);
-            out.push(top);
-            if stop.contains(&top) || out.len() == count {
-                break;
-            }
-            last = self.continued(&[top])?.select(0, -1);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        self.grown_from(vec![self.reader.top(&self.last)], count, stop)
+    }
+
+    /// `out` (at least one token, of which all but the last one are read) grown to `count` tokens.
+    fn grown_from(&self, mut out: Vec<u32>, count: usize, stop: &[u32]) -> Result<Vec<u32>, Failure> {
+        while let Some(&top) = out.last().filter(|top| out.len() < count && !stop.contains(top)) {
+            out.push(self.reader.top(&self.continued(&[top], 0)?.select(0, -1)));
         }
         Ok(out)
+    }
+
+    /// Scores of `answer`, and greedy tokens; those that are the answer's own were ranked while it was scored.
+    fn scored_and_grown(&self, answer: &[u32], count: usize) -> Result<(Vec<TokenScore>, Vec<u32>), Failure> {
+        let scores = self.scored(answer)?;
+        let agreed = scores.iter().zip(answer).take_while(|(score, token)| score.top == **token).count();
+        let mut known: Vec<u32> = scores.iter().take(agreed + 1).map(|score| score.top).collect();
+        known.truncate(count);
+        let Some(read) = known.len().checked_sub(1) else {
+            self.forget();
+            return Ok((scores, self.grown(count, &[])?));
+        };
+        self.cache.borrow_mut().truncate(self.length + read);
+        Ok((scores, self.grown_from(known, count, &[])?))
     }
 }
 
@@ -245,10 +263,21 @@ impl Prefix for Kept<'_> {
     fn extended(&self, tokens: &[u32]) -> Result<Box<dyn Prefix + '_>, ModelError> {
         let cache = RefCell::new(self.cache.borrow().branched());
         let mut longer = Kept { reader: self.reader, length: self.length, last: self.last.shallow_clone(), cache };
-        let hidden = no_grad(|| longer.continued(tokens)).map_err(model_error)?;
-        longer.length += tokens.len();
-        longer.last = hidden.select(0, -1).copy();
+        no_grad(|| longer.read_on(tokens)).map_err(model_error)?;
         Ok(Box::new(longer))
+    }
+
+    fn rewind(&mut self, kept: usize, tokens: &[u32]) -> Result<(), ModelError> {
+        if kept > self.length || tokens.is_empty() {
+            return Err(ModelError(format!(
+                "a prefix of {} tokens cannot keep {kept} and read {} more",
+                self.length,
+                tokens.len()
+            )));
+        }
+        self.length = kept;
+        self.forget();
+        no_grad(|| self.read_on(tokens)).map_err(model_error)
     }
 
     fn score(&self, continuation: &[u32]) -> Result<Vec<TokenScore>, ModelError> {
@@ -261,6 +290,12 @@ impl Prefix for Kept<'_> {
         let tokens = no_grad(|| self.grown(count, stop)).map_err(model_error);
         self.forget();
         tokens
+    }
+
+    fn answered(&self, answer: &[u32], count: usize) -> Result<(Vec<TokenScore>, Vec<u32>), ModelError> {
+        let answered = no_grad(|| self.scored_and_grown(answer, count)).map_err(model_error);
+        self.forget();
+        answered
     }
 }
 

@@ -11,6 +11,10 @@ use super::kv_cache::KvCache;
 use super::positions::PlanTensors;
 use crate::error::Failure;
 
+/// Tokens that go through an MLP at once where no gradient is recorded: `inner` is the widest thing that a long text would
+/// otherwise be held at.
+const MLP_TOKENS: i64 = 8192;
+
 /// A linear map `x W^T + b`, weight `[out, in]`.
 #[derive(Debug)]
 pub struct Linear {
@@ -77,7 +81,30 @@ pub struct Pass<'a> {
     pub mask: Mask,
 }
 
+/// `x` `[batch, length, ..]` from the `from`th token on.
+fn later(x: &Tensor, from: i64) -> Tensor {
+    match from {
+        0 => x.shallow_clone(),
+        _ => x.narrow(1, from, x.size()[1] - from).contiguous(),
+    }
+}
+
 impl Pass<'_> {
+    /// The same for the tokens from the `from`th on, whose keys are there all the same.
+    fn later(&self, from: i64) -> Result<Self, Failure> {
+        let mask = match &self.mask {
+            mask if from == 0 => mask.clone(),
+            Mask::Causal { offset } => Mask::Causal { offset: offset + from },
+            mask => {
+                return Err(Failure::config(format!(
+                    "a part of the tokens is read causally, not under {}",
+                    mask.name()
+                )));
+            }
+        };
+        Ok(Self { plan: self.plan, offset: self.offset + from, mask })
+    }
+
     fn problem(&self, shape: AttnShape) -> Result<AttnProblem, AttnError> {
         let scale = self.plan.score_scale(shape.head_dim);
         let problem = AttnProblem::new(shape)?.with_scale(scale)?.with_mask(self.mask.clone())?;
@@ -94,14 +121,33 @@ impl Llama {
     /// # Errors
     ///
     /// When the attention backend declines the problem, or the cache was filled under another plan.
-    pub fn hidden(&self, tokens: &Tensor, pass: &Pass, mut cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
+    pub fn hidden(&self, tokens: &Tensor, pass: &Pass, cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
+        self.hidden_from(tokens, pass, cache, 0)
+    }
+
+    /// The same for the tokens from the `from`th on alone, `[batch, length - from, hidden]`: of those before them the last
+    /// block needs keys and values, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Llama::hidden`]; when `from` is not 0 and the mask is not the causal one.
+    pub fn hidden_from(
+        &self,
+        tokens: &Tensor,
+        pass: &Pass,
+        mut cache: Option<&mut KvCache>,
+        from: i64,
+    ) -> Result<Tensor, Failure> {
         if let Some(cache) = cache.as_deref() {
             cache.check(pass)?;
         }
         let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
         for (index, block) in self.blocks.iter().enumerate() {
-            x = &x + self.attend(block, index, &self.normed(&x, &block.input_norm), pass, cache.as_deref_mut())?;
-            x = &x + mlp(block, &self.normed(&x, &block.post_norm));
+            let from = if index + 1 == self.blocks.len() { from } else { 0 };
+            let mixed =
+                self.attend((block, index), &self.normed(&x, &block.input_norm), pass, cache.as_deref_mut(), from)?;
+            x = later(&x, from) + mixed;
+            x = &x + self.fed_forward(block, &x);
         }
         if let Some(cache) = cache {
             cache.advance(tokens.size()[1]);
@@ -124,21 +170,36 @@ impl Llama {
         normed.to_kind(x.kind()) * weight
     }
 
+    /// The MLP's part of a block, `[batch, length, hidden]`; every position is on its own.
+    fn fed_forward(&self, block: &Block, x: &Tensor) -> Tensor {
+        let part = |x: &Tensor| mlp(block, &self.normed(x, &block.post_norm));
+        let length = x.size()[1];
+        if length <= MLP_TOKENS || x.requires_grad() {
+            return part(x);
+        }
+        let starts = (0..length).step_by(MLP_TOKENS as usize);
+        let pieces: Vec<Tensor> =
+            starts.map(|start| part(&x.narrow(1, start, MLP_TOKENS.min(length - start)))).collect();
+        Tensor::cat(&pieces, 1)
+    }
+
+    /// Attention of the tokens from the `from`th on to all of them, `[batch, length - from, hidden]`.
     fn attend(
         &self,
-        block: &Block,
-        index: usize,
+        (block, index): (&Block, usize),
         x: &Tensor, // [batch, length, hidden]
         pass: &Pass,
         cache: Option<&mut KvCache>,
+        from: i64,
     ) -> Result<Tensor, Failure> {
         let (batch, length, _) = x.size3()?;
         let (heads, key_heads, head_dim) = self.config.head_shape();
-        let split = |t: Tensor, heads: i64| t.view([batch, length, heads, head_dim]).transpose(1, 2);
-        let (q, k) = (split(block.query.forward(x), heads), split(block.key.forward(x), key_heads));
+        let split = |t: Tensor, heads: i64| t.view([batch, -1, heads, head_dim]).transpose(1, 2);
+        let (q, k) = (split(block.query.forward(&later(x, from)), heads), split(block.key.forward(x), key_heads));
+        let asking = pass.later(from)?;
         let (q, k) = match pass.plan.extrapolation() {
-            // [batch, heads, length, head_dim] and [batch, key_heads, length, head_dim]
-            None => (pass.plan.rotated_over(q, pass.offset)?, pass.plan.rotated_over(k, pass.offset)?),
+            // [batch, heads, length - from, head_dim] and [batch, key_heads, length, head_dim]
+            None => (pass.plan.rotated_over(q, asking.offset)?, pass.plan.rotated_over(k, pass.offset)?),
             // Rotated inside attention, at more than one position each.
             Some(_) => (q, k),
         };
@@ -147,8 +208,8 @@ impl Llama {
             Some(cache) => cache.appended(index, &k, &v), // [batch, key_heads, total, head_dim]
             None => (k, v),
         };
-        let mixed = self.mixed(pass, &q, &k, &v)?; // [batch, heads, length, head_dim]
-        let merged = mixed.transpose(1, 2).reshape([batch, length, heads * head_dim]);
+        let mixed = self.mixed(&asking, &q, &k, &v)?; // [batch, heads, length - from, head_dim]
+        let merged = mixed.transpose(1, 2).reshape([batch, length - from, heads * head_dim]);
         Ok(block.output.forward(&merged))
     }
 

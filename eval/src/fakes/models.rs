@@ -108,6 +108,15 @@ impl<R: Rule> Prefix for FakePrefix<'_, R> {
         Self::boxed(self.model, self.joined(tokens)?, self.total)
     }
 
+    fn rewind(&mut self, kept: usize, tokens: &[u32]) -> Result<(), ModelError> {
+        if kept > self.tokens.len() || tokens.is_empty() {
+            return Err(ModelError(format!("cannot keep {kept} of {} and read {}", self.tokens.len(), tokens.len())));
+        }
+        self.tokens.truncate(kept);
+        self.tokens = self.joined(tokens)?;
+        Ok(())
+    }
+
     fn score(&self, continuation: &[u32]) -> Result<Vec<TokenScore>, ModelError> {
         let joined = self.joined(continuation)?;
         Ok(self.model.scores(&joined, self.tokens.len()..joined.len(), self.total))

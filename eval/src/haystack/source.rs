@@ -98,6 +98,18 @@ impl TokenStream {
         self.ends.get(rng.below(self.ends.len())).copied().unwrap_or(0)
     }
 
+    /// A sentence of exactly `count` tokens that the seed chooses; nothing for 0, none where no sentence has that size.
+    pub(crate) fn sentence_of(&self, count: usize, rng: &mut SplitMix64) -> Option<Vec<u32>> {
+        if count == 0 {
+            return Some(Vec::new());
+        }
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let fitting: Vec<usize> =
+            starts.zip(&self.ends).filter(|&(start, &end)| end - start == count).map(|(start, _)| start).collect();
+        let &start = fitting.get(rng.below(fitting.len()))?;
+        Some(self.tokens[start..start + count].to_vec())
+    }
+
     /// The `count` tokens before the token `end`.
     ///
     /// # Errors
@@ -169,6 +181,9 @@ mod tests {
         let before = stream.before(4, 6).unwrap();
         assert_eq!((text(&before).as_str(), before.ends.as_slice()), ("e. Ab.", [2, 6].as_slice()));
         assert!(stream.after(3, 0).unwrap().tokens.is_empty());
+        let mut rng = SplitMix64::new(1);
+        let sentence = |count| Some(ByteCodec.decode(&stream.sentence_of(count, &mut rng)?).unwrap());
+        assert_eq!([0, 4, 5, 6].map(sentence), [Some("".into()), Some(" Ab.".into()), Some(" Cde.".into()), None]);
         let whole = stream.before(9, 9).unwrap();
         assert_eq!((text(&whole).as_str(), whole.ends.as_slice()), (" Ab. Cde.", [4, 9].as_slice()));
     }

@@ -1,7 +1,9 @@
 //! Runs a retrieval task over lengths, depths and trials.
 
+mod branching;
 mod rows;
 
+pub use branching::Branching;
 pub use rows::{Cell, Retrieval};
 
 use crate::error::{EvalError, TaskError};
@@ -56,6 +58,9 @@ pub struct RetrievalOptions {
 
 /// Runs `task` on `model`.
 ///
+/// A trial has one seed over all depths of a grid, and what its prompts begin with in common is read once ([`Branching`]).
+/// Its depths are therefore not independent of each other; trials are.
+///
 /// Every length is tried with a sample before the model is asked anything, so that a length that cannot be is
 /// refused at once.
 ///
@@ -95,15 +100,13 @@ pub fn retrieve_logged(
     }
     let depths = options.depths.checked()?;
     for &length in &options.lengths {
-        task.sample(length, depths[0], task.trial_seed(options.seed, length, 0, 0))?;
+        task.sample(length, depths[0], task.trial_seed(options.seed, length, 0))?;
     }
     let mut steps = Steps::new(monitor, options.lengths.len() * depths.len() * options.trials);
-    let mut run = Run { task, model, options, log, protocol: task.protocol() };
+    let mut run = Run { task, options, log, protocol: task.protocol() };
     let mut cells = Vec::with_capacity(options.lengths.len() * depths.len());
     for &length in &options.lengths {
-        for (index, &depth) in depths.iter().enumerate() {
-            cells.push(run.cell(length, index, depth, &mut steps)?);
-        }
+        cells.extend(run.length(length, &depths, &Branching::new(model, length), &mut steps)?);
     }
     let metrics = task.metrics().iter().map(|&name| name.to_owned()).collect();
     Ok(Retrieval { task: task.id().to_owned(), protocol: run.protocol, metrics, cells })
@@ -112,56 +115,74 @@ pub fn retrieve_logged(
 /// What stays the same from cell to cell.
 struct Run<'r> {
     task: &'r dyn Task,
-    model: &'r dyn LanguageModel,
     options: &'r RetrievalOptions,
     log: &'r mut SampleLog,
     protocol: String,
 }
 
 impl Run<'_> {
-    fn cell(
+    /// The cells of one length in the order of `depths`. Each trial is asked at all depths, the deepest first: every prompt
+    /// then begins as the one before it does, up to its own needle.
+    fn length(
         &mut self,
         length: usize,
-        depth_index: usize,
-        depth: Option<f64>,
+        depths: &[Option<f64>],
+        model: &dyn LanguageModel,
         steps: &mut Steps<'_, '_>,
-    ) -> Result<Cell, EvalError> {
+    ) -> Result<Vec<Cell>, EvalError> {
         let label = format!("{} {} length {length}", self.task.id(), self.protocol);
-        let mut cell = Cell::empty(length, depth, self.task.metrics().len());
-        let mut compared = false;
+        let empty = |&depth| (Cell::empty(length, depth, self.task.metrics().len()), false);
+        let mut cells: Vec<(Cell, bool)> = depths.iter().map(empty).collect();
+        let mut order: Vec<usize> = (0..depths.len()).collect();
+        order.sort_by(|&a, &b| depths[b].unwrap_or(0.0).total_cmp(&depths[a].unwrap_or(0.0)));
         for trial in 0..self.options.trials {
-            let seed = self.task.trial_seed(self.options.seed, length, depth_index, trial);
-            let (scores, tokens) = steps.step(&label, || {
-                let place = CellKey { task: self.task.id(), protocol: &self.protocol, length, depth, trial };
-                if let Some(record) = self.log.find(place) {
-                    if !std::mem::replace(&mut compared, true) {
-                        self.compare(record, &self.task.sample(length, depth, seed)?)?;
-                    }
-                    let scores = self.task.metrics().iter().filter_map(|metric| record.score(metric)).collect();
-                    return Ok((scores, record.tokens));
-                }
-                let sample = self.task.sample(length, depth, seed)?;
-                let graded = self.task.score(self.model, &sample).map_err(|source| {
-                    let depth = sample.depth.map_or(String::new(), |depth| format!(", depth {depth:.2}"));
-                    EvalError::Model { during: format!("{label}{depth}, trial {trial}"), source }
-                })?;
-                let record = SampleRecord::new(place, seed, &sample, self.task.metrics(), &graded);
-                self.log.keep(&record)?;
-                Ok((graded.scores, sample.length))
-            })?;
-            cell.add(&scores, tokens);
+            for &index in &order {
+                let (cell, compared) = &mut cells[index];
+                let (scores, tokens) = steps.step(&label, || self.one(cell, trial, model, compared))?;
+                cell.add(&scores, tokens);
+            }
         }
-        Ok(cell)
+        Ok(cells.into_iter().map(|(cell, _)| cell).collect())
     }
 
-    fn compare(&self, record: &SampleRecord, sample: &Sample) -> Result<(), SamplesError> {
-        if record.prompt_hash == prompt_hash(&sample.tokens) {
-            return Ok(());
+    /// Scores and tokens of one sample, from the log where it is known; the first known sample of a cell is `compared`.
+    fn one(
+        &mut self,
+        cell: &Cell,
+        trial: usize,
+        model: &dyn LanguageModel,
+        compared: &mut bool,
+    ) -> Result<(Vec<f64>, usize), EvalError> {
+        let &Cell { length, depth, .. } = cell;
+        let seed = self.task.trial_seed(self.options.seed, length, trial);
+        let place = CellKey { task: self.task.id(), protocol: &self.protocol, length, depth, trial };
+        if let Some(record) = self.log.find(place) {
+            if !std::mem::replace(compared, true) {
+                compare(record, &self.task.sample(length, depth, seed)?)?;
+            }
+            let scores = self.task.metrics().iter().filter_map(|metric| record.score(metric)).collect();
+            return Ok((scores, record.tokens));
         }
-        let SampleRecord { task, length, trial, .. } = record;
-        Err(SamplesError::OtherPrompt { task: task.clone(), length: *length, trial: *trial })
+        let sample = self.task.sample(length, depth, seed)?;
+        let graded = self.task.score(model, &sample).map_err(|source| {
+            let depth = sample.depth.map_or(String::new(), |depth| format!(", depth {depth:.2}"));
+            let during = format!("{} {} length {length}{depth}, trial {trial}", self.task.id(), self.protocol);
+            EvalError::Model { during, source }
+        })?;
+        self.log.keep(&SampleRecord::new(place, seed, &sample, self.task.metrics(), &graded))?;
+        Ok((graded.scores, sample.length))
     }
 }
 
+fn compare(record: &SampleRecord, sample: &Sample) -> Result<(), SamplesError> {
+    if record.prompt_hash == prompt_hash(&sample.tokens) {
+        return Ok(());
+    }
+    let SampleRecord { task, length, trial, .. } = record;
+    Err(SamplesError::OtherPrompt { task: task.clone(), length: *length, trial: *trial })
+}
+
+#[cfg(test)]
+mod branching_tests;
 #[cfg(test)]
 mod tests;

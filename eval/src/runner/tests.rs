@@ -36,7 +36,7 @@ fn rows_hold_all_depths_together_and_each_depth() {
         assert_eq!((find(600, Some(0.0), metric).value, find(600, Some(1.0), metric).value), (0.0, 1.0));
         assert_eq!(find(600, Some(0.5), metric).count, 4);
     }
-    assert_eq!((rows[0].protocol.as_str(), rows[0].unit_of_count.as_str()), ("bowline-1", "trials"));
+    assert_eq!((rows[0].protocol.as_str(), rows[0].unit_of_count.as_str()), ("bowline-2", "trials"));
     assert_eq!(rows[0].how, None);
 }
 
@@ -58,7 +58,7 @@ fn progress_counts_every_trial_and_the_flag_stops_between_trials() {
         flag.store(p.done == 5, Ordering::Relaxed);
     });
     let error = retrieve(&task, &model(), &options(), &mut monitor).unwrap_err();
-    let label = "passkey bowline-1 length 150".to_owned();
+    let label = "passkey bowline-2 length 150".to_owned();
     assert_eq!(error, EvalError::Interrupted { done: 5, total: 24, label });
     drop(monitor);
     assert_eq!(seen.into_inner(), (1..=5).map(|done| (done, 24)).collect::<Vec<_>>());
@@ -85,7 +85,7 @@ fn a_failing_model_is_named_with_its_sample() {
     let task = Generator::new(&ByteCodec, Variant::Bowline, None).unwrap();
     let small = Induction::model(10, 100, None);
     let error = retrieve(&task, &small, &options(), &mut Monitor::silent()).unwrap_err();
-    assert!(error.to_string().contains("length 150, depth 0.00, trial 0"), "{error}");
+    assert!(error.to_string().contains("length 150, depth 1.00, trial 0"), "{error}");
 }
 
 #[test]

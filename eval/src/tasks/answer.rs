@@ -47,9 +47,9 @@ pub(super) fn answered(
 ) -> Result<Answered, ModelError> {
     let total = sample.tokens.len() + sample.budget.max(sample.answer.len());
     let prefix = model.prefix(&sample.tokens, total)?;
-    let forced = if sample.answer.is_empty() { Vec::new() } else { prefix.score(&sample.answer)? };
+    let (forced, written) = prefix.answered(&sample.answer, sample.budget)?;
     let ranked_first = forced.iter().zip(&sample.answer).map(|(score, &token)| score.top == token).collect();
-    Ok(Answered { text: codec.decode(&prefix.greedy(sample.budget, &[])?)?, ranked_first })
+    Ok(Answered { text: codec.decode(&written)?, ranked_first })
 }
 
 /// Share of the values of a comma-separated answer of which every token was ranked first; the commas and blanks between

@@ -52,8 +52,9 @@ impl Task for KeyValue<'_> {
         "kv"
     }
 
+    /// Since version 2 a trial has the same pairs at every depth, and only the question differs.
     fn protocol(&self) -> String {
-        "liu-1".to_owned()
+        "liu-2".to_owned()
     }
 
     fn metrics(&self) -> &'static [&'static str] {
@@ -62,7 +63,7 @@ impl Task for KeyValue<'_> {
 
     fn sample(&self, length: usize, depth: Option<f64>, seed: u64) -> Result<Sample, TaskError> {
         let depth = depth.unwrap_or_else(|| SplitMix64::new(seed).unit());
-        let wanted = Wanted { task: "kv liu-1", length, least: LEAST_PAIRS };
+        let wanted = Wanted { task: "kv liu-2", length, least: LEAST_PAIRS };
         self.fitter.fitted(wanted, seed, |pairs, seed| draft(pairs, depth, seed))
     }
 

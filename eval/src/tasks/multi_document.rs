@@ -115,7 +115,7 @@ impl Task for MultiDocument<'_> {
         Ok(Graded { scores: vec![f64::from(found)], output: answer.text })
     }
 
-    fn trial_seed(&self, seed: u64, _: usize, _: usize, trial: usize) -> u64 {
+    fn trial_seed(&self, seed: u64, _: usize, trial: usize) -> u64 {
         (crate::rng::mixed_seed(&[seed]) & !0xffff_ffff) | (trial as u64 & 0xffff_ffff)
     }
 }
@@ -146,7 +146,7 @@ mod tests {
         let task = MultiDocument::new(&ByteCodec, &set, None);
         for (depth, place) in [(0.0, "first"), (1.0, "last"), (0.5, "middle")] {
             for trial in 0..4 {
-                let sample = task.sample(1200, Some(depth), task.trial_seed(1, 1200, 0, trial)).unwrap();
+                let sample = task.sample(1200, Some(depth), task.trial_seed(1, 1200, trial)).unwrap();
                 let text = ByteCodec.decode(&sample.tokens).unwrap();
                 let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("Document [")).collect();
                 let right: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains(&sample.key)).collect();
@@ -163,7 +163,7 @@ mod tests {
     fn documents_that_hold_the_answer_by_chance_are_left_out() {
         let set = QaSet::parse(SQUAD).unwrap();
         let task = MultiDocument::new(&ByteCodec, &set, None);
-        let sample = task.sample(700, Some(0.0), task.trial_seed(1, 700, 0, 0)).unwrap();
+        let sample = task.sample(700, Some(0.0), task.trial_seed(1, 700, 0)).unwrap();
         let text = ByteCodec.decode(&sample.tokens).unwrap();
         assert_eq!(text.matches("Morn").count(), 1, "{text}");
         assert_eq!(sample.references, ["near Morn", "Morn"]);

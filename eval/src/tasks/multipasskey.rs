@@ -8,6 +8,7 @@
 //! first (`accuracy_forced`).
 
 use super::answer::{answered, forced_share, joint, listed};
+use super::needle::sorted_shares;
 use super::plant::{Layout, Other};
 use crate::error::TaskError;
 use crate::haystack::{Haystack, TokenStream};
@@ -55,13 +56,20 @@ impl<'a> MultiPasskey<'a> {
             let line = format!("{}The {} pass key is {number}. Remember it.", self.joint, ordinal(index + 1));
             lines.push(self.codec.encode(&line)?);
         }
-        let wished = (0..self.keys - 1).filter(|_| rng.unit() < depth).count();
+        // The other keys have their share of the text before them, at every depth the same.
+        let shares = sorted_shares(self.keys - 1, rng);
+        let wished = shares.partition_point(|&share| share < depth);
         let before = self.before(&lines, wished, length, depth)?;
         let reference = numbers[before].clone();
         let (question, answer) = self.question(before, &reference)?;
         let others: Vec<Other> = (0..self.keys)
             .filter(|&index| index != before)
-            .map(|index| Other { tokens: lines[index].clone(), segment: Some(usize::from(index > before)) })
+            .zip(shares)
+            .map(|(index, share)| Other {
+                tokens: lines[index].clone(),
+                share,
+                segment: Some(usize::from(index > before)),
+            })
             .collect();
         let asked = [lines[before].clone()];
         let planted = self.layout(&asked, &others, &question, answer.len()).planted(length, depth, rng)?;
@@ -88,8 +96,10 @@ impl<'a> MultiPasskey<'a> {
                 }
                 tried.push(candidate);
                 let (question, answer) = self.question(candidate, "10000")?;
-                let others: Vec<Other> =
-                    lines[1..].iter().map(|tokens| Other { tokens: tokens.clone(), segment: None }).collect();
+                let others: Vec<Other> = lines[1..]
+                    .iter()
+                    .map(|tokens| Other { tokens: tokens.clone(), share: 0.0, segment: None })
+                    .collect();
                 let asked = [lines[candidate].clone()];
                 let sizes = self.layout(&asked, &others, &question, answer.len()).segments(length, depth)?;
                 let used = |lines: &[Vec<u32>]| lines.iter().map(Vec::len).sum::<usize>();
@@ -138,7 +148,7 @@ impl Task for MultiPasskey<'_> {
     }
 
     fn protocol(&self) -> String {
-        format!("bowline-1 keys {}", self.keys)
+        format!("bowline-2 keys {}", self.keys)
     }
 
     fn metrics(&self) -> &'static [&'static str] {

@@ -3,7 +3,8 @@
 //! The shape is Kamradt's test (2023) as extended by later users: a grid of depths by lengths, several needles, distractors
 //! that differ from the needles in their key alone. What differs here: the haystack is the user's text or made from a seed;
 //! prompt and answer together have exactly the length in tokens and the first needle begins at exactly
-//! `round(depth * haystack)` tokens, between two sentences; the answer is a number, so that neither a judge nor the wording
+//! `round(depth * haystack)` tokens, between two sentences; a trial has the same text, needles and distractors at every depth
+//! (since version 2); the answer is a number, so that neither a judge nor the wording
 //! of the model decides; and every rate has an interval.
 //!
 //! Each needle reads `The code of KEY is NUMBER.` With several needles the first stands at the depth and the others at
@@ -110,8 +111,11 @@ impl<'a> Needle<'a> {
         let (asked, distractors) = sentences.split_at(self.options.needles);
         let references = numbers[..self.options.needles].to_vec();
         let (question, answer) = listed(self.codec, &self.question(&keys[..self.options.needles]), &references)?;
-        let others: Vec<Other> =
-            distractors.iter().map(|tokens| Other { tokens: tokens.clone(), segment: None }).collect();
+        let others: Vec<Other> = distractors
+            .iter()
+            .zip(sorted_shares(distractors.len(), rng))
+            .map(|(tokens, share)| Other { tokens: tokens.clone(), share, segment: None })
+            .collect();
         let layout = Layout {
             task: format!("needle {}", self.protocol()),
             bos: self.bos,
@@ -162,6 +166,13 @@ impl<'a> Needle<'a> {
     }
 }
 
+/// `count` shares of the text, in rising order.
+pub(super) fn sorted_shares(count: usize, rng: &mut SplitMix64) -> Vec<f64> {
+    let mut shares: Vec<f64> = (0..count).map(|_| rng.unit()).collect();
+    shares.sort_by(f64::total_cmp);
+    shares
+}
+
 /// `a`, `a and b`, `a, b and c`.
 pub(super) fn listing(words: &[&str]) -> String {
     match words.split_last() {
@@ -176,10 +187,10 @@ impl Task for Needle<'_> {
         "needle"
     }
 
-    /// `bowline-1`, with the numbers of needles and distractors where they are not one and none.
+    /// `bowline-2`, with the numbers of needles and distractors where they are not one and none.
     fn protocol(&self) -> String {
         let NeedleOptions { needles, distractors, digits } = self.options;
-        let mut name = "bowline-1".to_owned();
+        let mut name = "bowline-2".to_owned();
         let usual = NeedleOptions::default();
         if needles != usual.needles {
             name.push_str(&format!(" needles {needles}"));
@@ -256,7 +267,7 @@ mod tests {
         assert!(places.is_sorted());
         assert!(sample.references.iter().all(|number| text.matches(number.as_str()).count() == 1));
         assert_eq!(ByteCodec.decode(&sample.answer).unwrap(), sample.references.join(", "));
-        assert_eq!(task.protocol(), "bowline-1 needles 3 distractors 4");
+        assert_eq!(task.protocol(), "bowline-2 needles 3 distractors 4");
     }
 
     #[test]

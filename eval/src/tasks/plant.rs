@@ -1,10 +1,13 @@
 //! Needles between the sentences of a haystack: the prompt has an exact number of tokens, and every needle begins at an
 //! exact one.
 //!
-//! Needles divide the haystack into segments of prescribed sizes. A segment that a needle follows is taken so that it ends
-//! where a sentence of the text ends, so that a needle always stands between sentences however long the segment is; where
-//! a segment has needles on both sides, two stretches of text meet in its middle.
+//! Needles divide the haystack into segments of prescribed sizes. All segments together are one stretch of text, which
+//! begins at a sentence that the seed chooses and is the same wherever the needles are, so that the prompts of several depths
+//! begin alike. A needle stands after the last sentence that fits in front of it; the few tokens that are missing there are
+//! a whole sentence from elsewhere, or the end of one where none has the size, and the text goes on behind the needle where
+//! it was left. Other sentences have their share of the text before them, whatever the depth.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::error::TaskError;
@@ -15,7 +18,9 @@ use crate::rng::SplitMix64;
 #[derive(Debug, Clone)]
 pub(super) struct Other {
     pub(super) tokens: Vec<u32>,
-    /// The segment that it must be in; none: any with room for it.
+    /// Share of the text before it, from 0 to 1.
+    pub(super) share: f64,
+    /// The segment that it must be in; none: the one in which its share lies, or the nearest with room for it.
     pub(super) segment: Option<usize>,
 }
 
@@ -27,6 +32,7 @@ pub(super) struct Layout<'l> {
     pub(super) stream: &'l TokenStream,
     /// Needles that are asked for (at least one), in order.
     pub(super) asked: &'l [Vec<u32>],
+    /// By share, and by segment where they have one.
     pub(super) others: &'l [Other],
     pub(super) question: &'l [u32],
     /// Tokens kept free behind the question.
@@ -71,89 +77,131 @@ impl Layout<'_> {
     }
 
     /// The prompt of `length` tokens, answer not included.
+    ///
+    /// The first number drawn is where the text begins; with the same numbers, depths differ in nothing before their needle.
     pub(super) fn planted(&self, length: usize, depth: f64, rng: &mut SplitMix64) -> Result<Planted, TaskError> {
         let sizes = self.segments(length, depth)?;
-        let mut inside = self.assigned(&sizes, length, rng)?;
-        let mut tokens: Vec<u32> = self.bos.into_iter().collect();
+        let others: usize = self.others.iter().map(|other| other.tokens.len()).sum();
+        let filler = sizes.iter().sum::<usize>() - others;
+        let text = self.stream.after(self.stream.some_end(rng), filler)?;
+        let mut walk = Walk::new(text, self.others, self.bos);
         let mut needles = Vec::with_capacity(self.asked.len());
-        let mut end = self.stream.some_end(rng);
-        let last = self.asked.len();
-        for (index, size) in sizes.into_iter().enumerate() {
-            let others = std::mem::take(&mut inside[index]);
-            let filler = size - others.iter().map(|other| other.len()).sum::<usize>();
-            let stretch = match index {
-                0 => self.stream.before(end, filler)?,
-                _ if index == last => self.stream.after(end, filler)?,
-                _ => self.between(&mut end, filler, rng)?,
-            };
-            tokens.extend(inserted(&stretch, &others, rng));
-            if let Some(needle) = self.asked.get(index) {
-                needles.push(tokens.len()..tokens.len() + needle.len());
-                tokens.extend(needle);
-            }
-        }
-        tokens.extend(self.question);
-        Ok(Planted { tokens, needles })
-    }
-
-    /// Text that begins where the text before it ended and ends with a sentence; the seam is in its middle.
-    fn between(&self, end: &mut usize, count: usize, rng: &mut SplitMix64) -> Result<Stretch, TaskError> {
-        let first = self.stream.after(*end, count / 2)?;
-        *end = self.stream.some_end(rng);
-        let second = self.stream.before(*end, count - count / 2)?;
-        let shift = first.tokens.len();
-        let ends = first.ends.iter().copied().chain(second.ends.iter().map(|end| end + shift)).collect();
-        Ok(Stretch { tokens: [first.tokens, second.tokens].concat(), ends })
-    }
-
-    /// The other sentences of each segment, in order.
-    fn assigned(&self, sizes: &[usize], length: usize, rng: &mut SplitMix64) -> Result<Vec<Vec<&[u32]>>, TaskError> {
-        let mut room = sizes.to_vec();
-        let mut inside: Vec<Vec<&[u32]>> = vec![Vec::new(); sizes.len()];
-        for other in self.others {
-            let size = other.tokens.len();
-            let fits = |segment: usize| room.get(segment).is_some_and(|&room| room >= size);
-            let segment = match other.segment {
-                Some(segment) => Some(segment).filter(|&segment| fits(segment)),
-                None => weighted(&room, fits, rng),
-            };
-            let Some(segment) = segment else {
+        for (index, &size) in sizes.iter().enumerate() {
+            let Some(count) = walk.due(index, size, sizes[index + 1..].iter().max().copied()) else {
                 return Err(TaskError::TooShort { task: self.task.clone(), length, least: self.least() });
             };
-            room[segment] -= size;
-            inside[segment].push(&other.tokens);
+            let Some(needle) = self.asked.get(index) else {
+                walk.to_the_end(count, size);
+                continue;
+            };
+            walk.to_a_sentence(count, size, self.stream, rng)?;
+            needles.push(walk.tokens.len()..walk.tokens.len() + needle.len());
+            walk.tokens.extend(needle);
         }
-        Ok(inside)
+        walk.tokens.extend(self.question);
+        Ok(Planted { tokens: walk.tokens, needles })
     }
 }
 
-/// One of the segments that fit, each as likely as it has room.
-fn weighted(room: &[usize], fits: impl Fn(usize) -> bool, rng: &mut SplitMix64) -> Option<usize> {
-    let total: usize = (0..room.len()).filter(|&i| fits(i)).map(|i| room[i]).sum();
-    let mut drawn = rng.below(total);
-    for segment in (0..room.len()).filter(|&i| fits(i)) {
-        if drawn < room[segment] {
-            return Some(segment);
-        }
-        drawn -= room[segment];
-    }
-    None
+/// Sentences before a needle that are given up for one that has just the size that is missing.
+const PATIENCE: usize = 6;
+
+/// A prompt on its way through the text.
+struct Walk<'l> {
+    tokens: Vec<u32>,
+    text: Stretch,
+    /// Text used so far; a sentence ends there.
+    at: usize,
+    /// Other sentences still to come, each with the sentence end in the text at which it belongs.
+    waiting: VecDeque<(usize, &'l Other)>,
 }
 
-/// `others` put in at sentence ends of `stretch` (or at its beginning), in order.
-fn inserted(stretch: &Stretch, others: &[&[u32]], rng: &mut SplitMix64) -> Vec<u32> {
-    let places = stretch.ends.len() + 1;
-    let mut chosen: Vec<usize> = (0..others.len()).map(|_| rng.below(places)).collect();
-    chosen.sort_unstable();
-    let (mut tokens, mut from) = (Vec::new(), 0);
-    for (place, other) in chosen.into_iter().zip(others) {
-        let at = place.checked_sub(1).map_or(0, |index| stretch.ends[index]);
-        tokens.extend(&stretch.tokens[from..at]);
-        tokens.extend(*other);
-        from = at;
+impl<'l> Walk<'l> {
+    fn new(text: Stretch, others: &'l [Other], bos: Option<u32>) -> Self {
+        let wished = |share: f64| (share * text.tokens.len() as f64) as usize;
+        let place = |other: &'l Other| {
+            let at = text.ends.partition_point(|&end| end < wished(other.share));
+            (text.ends.get(at).or(text.ends.last()).copied().unwrap_or(0), other)
+        };
+        let waiting = others.iter().map(place).collect();
+        Self { tokens: bos.into_iter().collect(), text, at: 0, waiting }
     }
-    tokens.extend(&stretch.tokens[from..]);
-    tokens
+
+    /// How many others go into a segment of `size` tokens: those that are reached in it, and those that would no longer fit
+    /// into the largest one after it (none: this is the last). None where they do not fit.
+    ///
+    /// All others fit into the largest of all segments (see [`Layout::least`]), and whenever a segment is left, what still
+    /// waits fits into one after it.
+    fn due(&self, index: usize, size: usize, later: Option<usize>) -> Option<usize> {
+        let mut rest: usize = self.waiting.iter().map(|(_, other)| other.tokens.len()).sum();
+        let (mut used, mut count) = (0, 0);
+        for &(place, other) in &self.waiting {
+            let needed = used + other.tokens.len();
+            let reached = place.saturating_sub(self.at) + needed <= size;
+            let here = other.segment.map_or(reached || later.is_none_or(|later| rest > later), |it| it == index);
+            if !here {
+                break;
+            }
+            if needed > size {
+                return None;
+            }
+            rest -= other.tokens.len();
+            (used, count) = (needed, count + 1);
+        }
+        Some(count)
+    }
+
+    /// Text up to `end` with the next `count` others in it; those whose place is not in it stand at its ends.
+    fn go(&mut self, count: usize, end: usize, last_place: usize) {
+        for _ in 0..count {
+            let Some((place, other)) = self.waiting.pop_front() else { break };
+            let place = place.clamp(self.at, last_place);
+            self.tokens.extend(&self.text.tokens[self.at..place]);
+            self.tokens.extend(&other.tokens);
+            self.at = place;
+        }
+        self.tokens.extend(&self.text.tokens[self.at..end]);
+        self.at = end;
+    }
+
+    /// Text of `size` tokens with the next `count` others in it.
+    fn filler(&self, count: usize, size: usize) -> usize {
+        size - self.waiting.iter().take(count).map(|(_, other)| other.tokens.len()).sum::<usize>()
+    }
+
+    /// The last segment: the text is cut where the question begins.
+    fn to_the_end(&mut self, count: usize, size: usize) {
+        let end = self.at + self.filler(count, size);
+        let last = self.stops(end).last().copied().unwrap_or(self.at);
+        self.go(count, end, last);
+    }
+
+    /// Sentence ends from here to `end`.
+    fn stops(&self, end: usize) -> Vec<usize> {
+        let ends = self.text.ends.iter().copied().filter(|&stop| self.at < stop && stop <= end);
+        std::iter::once(self.at).chain(ends).collect()
+    }
+
+    /// A segment before a needle: it ends with a sentence.
+    fn to_a_sentence(
+        &mut self,
+        count: usize,
+        size: usize,
+        stream: &TokenStream,
+        rng: &mut SplitMix64,
+    ) -> Result<(), TaskError> {
+        let end = self.at + self.filler(count, size);
+        let stops = self.stops(end);
+        let nearest = stops.last().copied().unwrap_or(self.at);
+        let fitting = |&stop: &usize| Some((stop, stream.sentence_of(end - stop, rng)?));
+        let (stop, piece) = match stops.iter().rev().take(PATIENCE).find_map(fitting) {
+            Some(found) => found,
+            None => (nearest, stream.before(stream.some_end(rng), end - nearest)?.tokens),
+        };
+        self.go(count, stop, stop);
+        self.tokens.extend(piece);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +219,8 @@ mod tests {
     fn needles_begin_at_their_tokens_and_stand_between_sentences() {
         let stream = Haystack::generated(1, 60).encoded(&ByteCodec, " ").unwrap();
         let asked = [bytes(" One needle."), bytes(" Another needle."), bytes(" Third.")];
-        let others = vec![Other { tokens: bytes(" Bait."), segment: None }; 3];
+        let bait = |share| Other { tokens: bytes(" Bait."), share, segment: None };
+        let others = [0.0, 0.4, 0.95].map(bait);
         let question = bytes(" Where?");
         let layout = Layout {
             task: "t".into(),
@@ -204,7 +253,7 @@ mod tests {
     fn the_least_length_serves_every_depth_and_one_token_less_is_refused() {
         let stream = Haystack::filler().encoded(&ByteCodec, " ").unwrap();
         let asked = [bytes(" Needle.")];
-        let others = vec![Other { tokens: bytes(" Some bait."), segment: None }; 2];
+        let others = vec![Other { tokens: bytes(" Some bait."), share: 0.5, segment: None }; 2];
         let layout = Layout {
             task: "t".into(),
             bos: None,
@@ -222,6 +271,32 @@ mod tests {
             let error = layout.planted(least - 1, depth, &mut SplitMix64::new(9)).unwrap_err();
             assert_eq!(error, TaskError::TooShort { task: "t".into(), length: least - 1, least });
         }
+    }
+
+    #[test]
+    fn prompts_of_two_depths_differ_in_nothing_but_a_sentence_or_two_before_their_needle() {
+        let stream = Haystack::generated(1, 2000).encoded(&ByteCodec, " ").unwrap();
+        let (asked, question) = ([bytes(" One needle.")], bytes(" Where?"));
+        let others = [0.1, 0.6].map(|share| Other { tokens: bytes(" Bait."), share, segment: None });
+        let (task, bos) = ("t".to_owned(), Some(ByteCodec::BOS));
+        let layout =
+            Layout { task, bos, stream: &stream, asked: &asked, others: &others, question: &question, answer: 4 };
+        let mut whole = 0;
+        for seed in 0..20 {
+            let at = |depth: f64| layout.planted(4000, depth, &mut SplitMix64::new(seed)).unwrap();
+            let deepest = at(1.0);
+            for depth in [0.0, 0.25, 0.5, 0.75] {
+                let planted = at(depth);
+                let same = planted.tokens.iter().zip(&deepest.tokens).take_while(|(a, b)| a == b).count();
+                let needle = planted.needles[0].start;
+                assert!(same <= needle + 5 && same + 400 > needle, "{same} {needle}");
+                let before = ByteCodec.decode(&planted.tokens[..needle]).unwrap();
+                whole += usize::from(
+                    before.match_indices(". ").all(|(at, _)| before[at + 2..].starts_with(char::is_uppercase)),
+                );
+            }
+        }
+        assert!(whole > 70, "nearly always every sentence before the needle is whole: {whole} of 80");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `bowline bench`: how fast things are on this machine.
 
 mod attention;
+mod eval;
+mod memory;
 mod model;
 mod peers;
 
@@ -23,6 +25,8 @@ enum What {
     Attention(attention::AttentionBench),
     /// Scoring: one causal pass with the likelihood of every token
     Score(model::ScoreBench),
+    /// Evaluation: curves, passkey grids and sliding windows beside the plain way to the same numbers
+    Eval(eval::EvalBench),
     /// Training: forward, backward and AdamW step of every parameter
     Train(model::TrainBench),
 }
@@ -37,6 +41,7 @@ impl Bench {
         match self.what {
             What::Attention(bench) => bench.run(),
             What::Score(bench) => bench.run(),
+            What::Eval(bench) => bench.run(),
             What::Train(bench) => bench.run(),
         }
     }

@@ -32,7 +32,7 @@ pub use crate::task::Sample;
 
 use crate::error::TaskError;
 use crate::model::{LanguageModel, ModelError};
-use crate::task::{Graded, Task, cell_seed};
+use crate::task::{Graded, Task, grid_seed};
 
 /// Which passkey test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,10 +62,12 @@ impl Variant {
         }
     }
 
-    /// Name and version in a result row; a change of prompt or scoring raises the version.
+    /// Name and version in a result row; a change of prompts, scoring or what a seed gives raises the version.
     #[must_use]
     pub fn protocol(self) -> String {
-        format!("{}-1", self.name())
+        // Since version 2 of ours a trial has one key and one haystack over all depths.
+        let version = if self == Self::Bowline { 2 } else { 1 };
+        format!("{}-{version}", self.name())
     }
 
     /// Trials at each length that the publication used; ours has no such number and takes 10.
@@ -125,10 +127,10 @@ impl Task for Generator<'_> {
     }
 
     /// LongLoRA seeds its trials 0, 1, 2, .. at every length, whatever the seed of the run.
-    fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
+    fn trial_seed(&self, seed: u64, length: usize, trial: usize) -> u64 {
         match self.variant() {
             Variant::LongLora => trial as u64,
-            _ => cell_seed(seed, length, depth_index, trial),
+            _ => grid_seed(seed, length, trial),
         }
     }
 }

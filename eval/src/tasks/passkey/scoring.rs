@@ -27,8 +27,7 @@ impl Generator<'_> {
         let budget = self.budget(sample);
         let total = sample.tokens.len() + budget.max(sample.answer.len());
         let prefix = model.prefix(&sample.tokens, total)?;
-        let forced = prefix.score(&sample.answer)?;
-        let written = prefix.greedy(budget, &[])?;
+        let (forced, written) = prefix.answered(&sample.answer, budget)?;
         let text = self.codec.decode(&written)?;
         Ok(Outcome {
             generated: self.is_right(sample, &written, &text),

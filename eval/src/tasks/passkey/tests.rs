@@ -126,7 +126,7 @@ fn longlora_draws_its_published_keys_and_depths() {
     let codec = ByteCodec;
     let generator = Generator::new(&codec, Variant::LongLora, None).unwrap();
     let trials = |length: usize| -> Vec<(String, f64)> {
-        let seeds = (0..10).map(|trial| generator.trial_seed(99, length, 0, trial));
+        let seeds = (0..10).map(|trial| generator.trial_seed(99, length, trial));
         seeds.map(|seed| generator.sample_drawn(length, seed).unwrap()).map(|s| (s.key, s.depth.unwrap())).collect()
     };
     // The script's two draws at seeds 0 to 9, computed apart from this code with CPython's Mersenne Twister set to

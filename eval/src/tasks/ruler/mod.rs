@@ -55,7 +55,7 @@ use crate::error::TaskError;
 use crate::haystack::Haystack;
 use crate::model::{LanguageModel, ModelError, TextCodec};
 use crate::rng::mixed_seed;
-use crate::task::{Graded, Sample, Task, cell_seed};
+use crate::task::{Graded, Sample, Task, grid_seed};
 
 /// Context lengths of the publication, in tokens.
 pub const LENGTHS: [usize; 6] = [4096, 8192, 16_384, 32_768, 65_536, 131_072];
@@ -278,11 +278,11 @@ impl Task for Ruler<'_> {
     }
 
     /// The QA tasks ask the questions of the file in order, the same ones at every length.
-    fn trial_seed(&self, seed: u64, length: usize, depth_index: usize, trial: usize) -> u64 {
+    fn trial_seed(&self, seed: u64, length: usize, trial: usize) -> u64 {
         if self.task.any_reference() {
             (mixed_seed(&[seed]) & !0xffff_ffff) | (trial as u64 & 0xffff_ffff)
         } else {
-            cell_seed(mixed_seed(&[seed, self.task as u64]), length, depth_index, trial)
+            grid_seed(mixed_seed(&[seed, self.task as u64]), length, trial)
         }
     }
 }

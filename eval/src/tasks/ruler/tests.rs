@@ -187,7 +187,7 @@ fn the_right_documents_are_among_the_others_once() {
     let material = Material::new();
     let squad = material.ruler(&ByteCodec, RulerTask::Qa1);
     for trial in 0..6 {
-        let sample = squad.sample(3000, None, squad.trial_seed(1, 3000, 0, trial)).unwrap();
+        let sample = squad.sample(3000, None, squad.trial_seed(1, 3000, trial)).unwrap();
         let text = text_of(&ByteCodec, &sample);
         let right = ["The Avel rises near Morn.", "Mount Cor is high."][trial % 2];
         assert_eq!(text.matches(right).count(), 1, "{text}");
@@ -196,10 +196,10 @@ fn the_right_documents_are_among_the_others_once() {
         assert!(text.ends_with(" Answer:"));
     }
     let hotpot = material.ruler(&ByteCodec, RulerTask::Qa2);
-    let text = text_of(&ByteCodec, &hotpot.sample(3000, None, hotpot.trial_seed(1, 3000, 0, 0)).unwrap());
+    let text = text_of(&ByteCodec, &hotpot.sample(3000, None, hotpot.trial_seed(1, 3000, 0)).unwrap());
     assert!(text.contains(":\nDusk\nDusk is a film of 1990. It is long."), "{text}");
     // Every length asks the same question at the same trial.
-    assert_eq!(squad.trial_seed(1, 3000, 0, 1), squad.trial_seed(1, 9000, 0, 1));
+    assert_eq!(squad.trial_seed(1, 3000, 1), squad.trial_seed(1, 9000, 1));
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn scores_count_each_reference_and_any_answer() {
     let material = Material::new();
     let score = |task: RulerTask, marker: &'static str, reply: &dyn Fn(&Sample) -> String| {
         let ruler = material.ruler(&ByteCodec, task);
-        let sample = ruler.sample(3000, None, ruler.trial_seed(1, 3000, 0, 0)).unwrap();
+        let sample = ruler.sample(3000, None, ruler.trial_seed(1, 3000, 0)).unwrap();
         let reply = reply(&sample);
         ruler.score(&Scripted::model(marker, move |_: &str| reply.clone(), None), &sample).unwrap().scores[0]
     };

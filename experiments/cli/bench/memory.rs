@@ -1,0 +1,30 @@
+//! The most memory that this process held, as Linux tells it.
+
+/// Forgets what was held before; whether that is possible here.
+pub(super) fn reset_peak() -> bool {
+    // proc(5): 5 sets the peak resident size to the size now.
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// Most bytes resident since [`reset_peak`]; none where the system does not tell.
+pub(super) fn peak_bytes() -> Option<u64> {
+    resident_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn resident_peak(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_in_bytes_and_nothing_else_is_taken_for_it() {
+        assert_eq!(resident_peak("VmPeak:\t 9 kB\nVmHWM:\t   12345 kB\nVmRSS:\t 8 kB\n"), Some(12345 * 1024));
+        assert_eq!(resident_peak("VmRSS:\t 8 kB\n"), None);
+        assert_eq!(resident_peak("VmHWM:\t 8\n"), None);
+    }
+}
