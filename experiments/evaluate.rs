@@ -4,7 +4,7 @@ pub mod retrieval;
 
 use std::path::Path;
 
-use eval::report::{PositionLoss, Row};
+use eval::report::{DocumentLoss, PositionLoss, Row};
 use eval::tasks::passkey::{Generator, Variant};
 use eval::{Depths, EvalError, LanguageModel, Monitor, PerplexityOptions, RetrievalOptions, perplexity, retrieve};
 
@@ -82,6 +82,17 @@ pub struct Labels<'a> {
     pub variant: &'a str,
 }
 
+/// What a measurement of perplexity adds to a report.
+#[derive(Debug)]
+pub struct PerplexityFound {
+    /// Two for each length.
+    pub rows: Vec<Row>,
+    /// Loss by position, where the protocol has it.
+    pub position_loss: Option<PositionLoss>,
+    /// Loss by document, where the protocol has it.
+    pub document_loss: Option<DocumentLoss>,
+}
+
 /// Perplexity of `model` at every length.
 ///
 /// # Errors
@@ -93,11 +104,14 @@ pub fn perplexity_rows(
     options: &PerplexityOptions,
     labels: Labels,
     stop: &StopFlag,
-) -> Result<(Vec<Row>, Option<PositionLoss>), Failure> {
+) -> Result<PerplexityFound, Failure> {
     let label = format!("{} {}", labels.variant, options.protocol);
     let found = watched(&label, stop, |monitor| perplexity(model, &documents.tokens, options, monitor))?;
-    let position_loss = found.position_loss.as_ref().map(|curve| curve.report(labels.variant));
-    Ok((found.rows(labels.model, labels.variant), position_loss))
+    Ok(PerplexityFound {
+        rows: found.rows(labels.model, labels.variant),
+        position_loss: found.position_loss.as_ref().map(|curve| curve.report(labels.variant)),
+        document_loss: found.document_loss.as_ref().map(|d| d.report(labels.variant, found.protocol.name())),
+    })
 }
 
 /// Passkey accuracy of `model` over a grid.

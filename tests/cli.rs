@@ -8,7 +8,7 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 25] = [
+const COMMANDS: [(&str, &[&str]); 27] = [
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
@@ -41,7 +41,9 @@ const COMMANDS: [(&str, &[&str]); 25] = [
     ("eval short-text", &["<MODEL>", "--data"]),
     ("train", &["<RECIPE>", "--set", "--resume", "--allow-change", "--out", "--device", "--dry-run"]),
     ("run", &["<STUDY>", "--set", "--out", "--short", "--device"]),
-    ("report", &["<RUNS>...", "--out"]),
+    ("sweep", &["<STUDY>", "--set", "--out", "--short", "--device"]),
+    ("report", &["<RUNS>...", "--out", "diff"]),
+    ("report diff", &["<FIRST>", "<SECOND>", "--json"]),
     ("bench attention", &["--device", "--cases", "--lengths", "--head-dims", "--threads", "--json", "--out"]),
     ("bench score", &["<MODEL>", "--lengths", "--repeats", "--json"]),
     ("bench eval", &["--model", "--cases", "--data", "--curve-length", "--points", "--trials", "--repeats", "--json"]),

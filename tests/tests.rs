@@ -28,5 +28,7 @@ mod parity;
 mod pipeline;
 /// The retrieval commands: grids, samples, resuming, refusals, and results of other programs.
 mod retrieval;
+/// Studies whose variants are methods without training, and reports held against each other.
+mod studies;
 /// What several of these modules need, and nothing that one alone needs.
 mod support;

@@ -2,6 +2,7 @@
 //!
 //! `plots` reads this type and no other, so that every figure can be drawn again from `report.json` alone.
 
+mod diff;
 mod file;
 pub mod import;
 mod lm_eval;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use diff::{Basis, Difference, ReportDiff, Verdict, diff};
 pub use file::ReportError;
 pub use lm_eval::lm_eval_results;
 pub use table::{RowQuery, csv, markdown};
@@ -32,6 +34,9 @@ pub struct Report {
     /// Loss by position in the context.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub position_loss: Vec<PositionLoss>,
+    /// Loss of every document, for comparisons over the same documents.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub document_loss: Vec<DocumentLoss>,
     /// Rotation frequencies of the variants.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spectra: Vec<Spectrum>,
@@ -144,6 +149,20 @@ pub struct PositionLoss {
     pub documents: u64,
 }
 
+/// Mean negative log-likelihood of every document, in nats per token. Documents stand in the order of the evaluation, and
+/// all have as many tokens at a length; which documents they are, the provenance says by their hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DocumentLoss {
+    /// Name of the variant.
+    pub variant: String,
+    /// Protocol of the perplexity that it belongs to.
+    pub protocol: String,
+    /// Context lengths in tokens.
+    pub lengths: Vec<usize>,
+    /// `[documents][lengths]`.
+    pub loss: Vec<Vec<f64>>,
+}
+
 /// The rotation frequencies of a variant.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spectrum {
@@ -234,6 +253,12 @@ mod tests {
                 low: vec![4.5, 3.5],
                 high: vec![5.5, 4.5],
                 documents: 12,
+            }],
+            document_loss: vec![DocumentLoss {
+                variant: "yarn".to_owned(),
+                protocol: "P2".to_owned(),
+                lengths: vec![64, 256],
+                loss: vec![vec![4.5, 4.25], vec![4.0, 3.75]],
             }],
             spectra: Vec::new(),
             training: Vec::new(),

@@ -148,15 +148,16 @@ impl PerplexityArgs {
             seed: self.common.seed,
             ..PerplexityOptions::new(protocol, self.common.lengths.clone())
         };
-        let (rows, position_loss) =
+        let found =
             perplexity_rows(&model.reader(), &documents, &options, session.labels(&self.common), &session.stop)?;
         let config = json!({
             "task": "perplexity", "model": self.common.model, "protocol": self.protocol, "data": self.data,
             "lengths": self.common.lengths, "stride": self.stride, "piece_tokens": self.piece_tokens,
             "max_documents": self.max_documents, "min_tokens": self.min_tokens, "text_field": self.text_field,
         });
-        let mut report = session.report(&self.common, rows, config, Some(documents.hash))?;
-        report.position_loss.extend(position_loss);
+        let mut report = session.report(&self.common, found.rows, config, Some(documents.hash))?;
+        report.position_loss.extend(found.position_loss);
+        report.document_loss.extend(found.document_loss);
         session.finish(&self.common, &report)
     }
 }
@@ -209,6 +210,7 @@ impl Session {
             variants: vec![variant],
             rows,
             position_loss: Vec::new(),
+            document_loss: Vec::new(),
             spectra: spectrum(&self.model, "model", longest).into_iter().collect(),
             training: Vec::new(),
         })

@@ -55,6 +55,8 @@ enum Command {
     Train(train::Train),
     /// Run a study: variants, evaluation, report
     Run(run::Run),
+    /// Run a study of methods by factors, which its [matrix] names; as `run` in all else
+    Sweep(run::Run),
     /// Draw figures and the HTML page of one or several runs again
     Report(report::Report),
     /// Measure speed
@@ -92,6 +94,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Eval(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Run(command) => command.run(),
+        Command::Sweep(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Bench(command) => command.run(),
         Command::Kernels(command) => command.run(),

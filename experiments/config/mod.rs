@@ -9,4 +9,4 @@ pub use method::Method;
 pub use recipe::{
     CheckpointPolicy, Dtype, ModelSource, NewModel, Optimizer, PositionChange, Recipe, Source, SourceKind, Stage,
 };
-pub use study::{Evaluation, Expectation, Study, Training, VariantSpec};
+pub use study::{Evaluation, Expectation, Matrix, Study, Training, VariantSpec};

@@ -29,9 +29,12 @@ pub struct Study {
     /// How trained variants are trained: a built-in recipe's name or a file; model and positions are the variant's.
     #[serde(default)]
     pub training: Option<Training>,
-    /// The variants, in the order of the report.
-    #[serde(rename = "variant")]
+    /// The variants, in the order of the report; those of the matrix come after them.
+    #[serde(rename = "variant", default)]
     pub variants: Vec<VariantSpec>,
+    /// Methods by factors; a study that was read has them among its variants, and none here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matrix: Option<Matrix>,
     /// What must hold at the end; a study whose expectations fail exits with code 1.
     #[serde(rename = "expect", default)]
     pub expectations: Vec<Expectation>,
@@ -97,6 +100,56 @@ pub struct VariantSpec {
     pub settings: Vec<String>,
 }
 
+/// Methods without training, each at every factor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Matrix {
+    /// A method's name alone (`yarn`) is read at every factor; one with options (`rerope:window=128`) as it stands.
+    pub methods: Vec<String>,
+    /// How many times longer the context becomes.
+    #[serde(default)]
+    pub factors: Vec<f64>,
+}
+
+impl Matrix {
+    /// The variants, methods first. `yarn` at 4 is named `yarn-4x`, `rerope:window=128` is `rerope-window-128`.
+    ///
+    /// # Errors
+    ///
+    /// When there are no methods, or no factors for one that needs them.
+    fn variants(&self) -> Result<Vec<VariantSpec>, Failure> {
+        let made = |name: String, description: String, method: String| VariantSpec {
+            name,
+            description,
+            positions: None,
+            method: Some(method),
+            train: false,
+            settings: Vec::new(),
+        };
+        if self.methods.is_empty() {
+            return Err(Failure::config("matrix.methods: at least one is needed"));
+        }
+        let mut variants = Vec::new();
+        for method in &self.methods {
+            if method.contains(':') {
+                let name = method.replace([':', ',', '='], "-");
+                variants.push(made(name, format!("{method}, without training"), method.clone()));
+                continue;
+            }
+            if self.factors.is_empty() {
+                let message =
+                    format!("matrix.factors: {method:?} in matrix.methods has no options, so factors are needed");
+                return Err(Failure::config(message));
+            }
+            variants.extend(self.factors.iter().map(|factor| {
+                let description = format!("{method} by {factor}, without training");
+                made(format!("{method}-{factor}x"), description, format!("{method}:factor={factor}"))
+            }));
+        }
+        Ok(variants)
+    }
+}
+
 /// Something that must hold.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,7 +189,10 @@ impl Study {
     ///
     /// The place and what is wrong there.
     pub fn layered(text: &str, settings: &[String]) -> Result<Self, Failure> {
-        let study: Self = layers::read(text, settings)?;
+        let mut study: Self = layers::read(text, settings)?;
+        if let Some(matrix) = study.matrix.take() {
+            study.variants.extend(matrix.variants()?);
+        }
         study.check()?;
         Ok(study)
     }
@@ -202,7 +258,7 @@ impl Study {
             }
         }
         if self.variants.is_empty() {
-            findings.push("variant: at least one [[variant]] is needed".to_owned());
+            findings.push("variant: at least one [[variant]], or a [matrix], is needed".to_owned());
         }
         let e = &self.evaluation;
         for (field, value) in [("depths", e.depths), ("trials", e.trials), ("lengths", e.lengths.len())] {

@@ -55,6 +55,7 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
         variants: Vec::new(),
         rows: Vec::new(),
         position_loss: Vec::new(),
+        document_loss: Vec::new(),
         spectra: Vec::new(),
         training: Vec::new(),
     };

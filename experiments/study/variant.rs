@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eval::report::{PositionLoss, Report, Row, Spectrum, TrainingCurve, Variant};
+use eval::report::{DocumentLoss, PositionLoss, Report, Row, Spectrum, TrainingCurve, Variant};
 use eval::tasks::passkey;
 use eval::{PerplexityOptions, RetrievalOptions};
 use rope_scaling::Precision;
@@ -28,6 +28,9 @@ pub struct VariantResult {
     variant: Variant,
     rows: Vec<Row>,
     position_loss: Vec<PositionLoss>,
+    /// Absent from what earlier versions kept.
+    #[serde(default)]
+    document_loss: Vec<DocumentLoss>,
     spectra: Vec<Spectrum>,
     training: Vec<TrainingCurve>,
     /// Hashes of inputs, for the provenance.
@@ -40,6 +43,7 @@ impl VariantResult {
         report.variants.push(self.variant);
         report.rows.extend(self.rows);
         report.position_loss.extend(self.position_loss);
+        report.document_loss.extend(self.document_loss);
         report.spectra.extend(self.spectra);
         report.training.extend(self.training);
     }
@@ -169,7 +173,8 @@ fn evaluated(
     let e = &study.evaluation;
     let labels = Labels { model: &study.base, variant: &spec.name };
     let reader = model.reader();
-    let (mut rows, position_loss) = perplexity_rows(&reader, documents, &perplexity_options(study)?, labels, stop)?;
+    let found = perplexity_rows(&reader, documents, &perplexity_options(study)?, labels, stop)?;
+    let mut rows = found.rows;
     let kind = passkey::Variant::Bowline;
     rows.extend(passkey_rows(model, &reader, kind, &retrieval_options(study), labels, stop)?);
     let longest = e.lengths.iter().copied().max().unwrap_or(1);
@@ -187,7 +192,8 @@ fn evaluated(
         key: String::new(),
         variant,
         rows,
-        position_loss: position_loss.into_iter().collect(),
+        position_loss: found.position_loss.into_iter().collect(),
+        document_loss: found.document_loss.into_iter().collect(),
         spectra: spectrum(model, &spec.name, longest).into_iter().collect(),
         training: Vec::new(),
         hashes: BTreeMap::new(),
@@ -196,7 +202,7 @@ fn evaluated(
 
 /// What positions are changed by, and what reads them.
 fn joined(positions: &str, inside: &str) -> String {
-    let changed = !positions.is_empty() && positions != "none";
+    let changed = !matches!(positions, "" | "none" | "default");
     if changed { format!("{positions}, {inside}") } else { inside.to_owned() }
 }
 

@@ -110,6 +110,17 @@ impl<'a> Study<'a> {
         distinct(self.models.iter().map(|m| m.variant.original_context))
     }
 
+    /// The length up to which variants are judged, and its name in a sentence: the longest context that any was trained at;
+    /// no end where several were compared and none was trained further.
+    pub(crate) fn aim(&self) -> (usize, &'static str) {
+        let trained = self.models.iter().map(|m| m.variant.trained_context).max().unwrap_or(0);
+        if self.models.len() > 1 && trained > 0 && self.trained_contexts().is_empty() {
+            (usize::MAX, "the longest length measured")
+        } else {
+            (trained, "the longest trained length measured")
+        }
+    }
+
     /// Trained contexts that differ from every original one.
     pub(crate) fn trained_contexts(&self) -> Vec<usize> {
         let original = self.original_contexts();

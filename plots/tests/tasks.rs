@@ -92,6 +92,7 @@ fn drawn_with(variants: Vec<Variant>, rows: Vec<Row>) -> (tempfile::TempDir, Ren
         variants,
         rows,
         position_loss: Vec::new(),
+        document_loss: Vec::new(),
         spectra: Vec::new(),
         training: Vec::new(),
     };

@@ -21,6 +21,7 @@
 //! * Intervals are 95 % percentile bootstraps over documents. For P3 a window belongs to the document in which it
 //!   begins: its windows overlap so much that resampling them one by one would claim far too much certainty.
 
+mod documents;
 pub mod longppl;
 mod perplexity;
 mod position;
@@ -32,6 +33,7 @@ mod windows;
 use std::fmt;
 use std::str::FromStr;
 
+pub use documents::DocumentLosses;
 pub use perplexity::{Perplexity, Point, perplexity};
 pub use position::PositionCurve;
 

@@ -1,5 +1,6 @@
 //! From documents to one point for each length.
 
+use super::documents::DocumentLosses;
 use super::position::PositionCurve;
 use super::units::{Averages, Unit};
 use super::windows::{Reader, sliding};
@@ -19,6 +20,8 @@ pub struct Perplexity {
     pub points: Vec<Point>,
     /// Loss by position at the largest length; P2 alone has it, where every document is read from its start.
     pub position_loss: Option<PositionCurve>,
+    /// Loss of every document; P2 alone has it, and only when every document fills every length.
+    pub document_loss: Option<DocumentLosses>,
 }
 
 /// Perplexity at one length.
@@ -200,7 +203,7 @@ fn run_sliding(
         }
         points.push(Point::new(length, format!("stride {stride}"), &units, options));
     }
-    Ok(Perplexity { protocol, points, position_loss: None })
+    Ok(Perplexity { protocol, points, position_loss: None, document_loss: None })
 }
 
 /// P3: full windows slide over all documents joined.
@@ -248,5 +251,5 @@ fn run_stream(
         units.retain(|unit| unit.windows > 0);
         points.push(Point::new(length, format!("stride {stride}"), &units, options));
     }
-    Ok(Perplexity { protocol: Protocol::P3, points, position_loss: None })
+    Ok(Perplexity { protocol: Protocol::P3, points, position_loss: None, document_loss: None })
 }

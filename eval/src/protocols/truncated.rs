@@ -1,5 +1,6 @@
 //! P2: the first N tokens of each document, for many N from one pass where the model allows it.
 
+use super::documents::DocumentLosses;
 use super::perplexity::{Document, Perplexity, Point};
 use super::position::LossMatrix;
 use super::units::Unit;
@@ -23,16 +24,19 @@ pub(super) fn run(
     };
     let mut steps = Steps::new(monitor, passes.len() * documents.len());
     let mut points = Vec::with_capacity(lengths.len());
-    let mut position_loss = None;
+    let (mut position_loss, mut sums) = (None, Vec::with_capacity(lengths.len()));
     for lengths in passes {
         let losses = pass(reader, documents, lengths, &mut steps)?;
         for &length in lengths {
-            points.push(point(&losses, length, how, reader, documents, options)?);
+            let units = units(&losses, length, reader, documents)?;
+            points.push(Point::new(length, how.to_owned(), &units, options));
+            sums.push(units);
         }
         // Lengths rise, so the last pass is the longest.
         position_loss = lengths.last().map(|&length| losses.curve(length, options.resamples, options.seed));
     }
-    Ok(Perplexity { protocol: Protocol::P2, points, position_loss })
+    let document_loss = DocumentLosses::new(lengths, &sums, documents.len());
+    Ok(Perplexity { protocol: Protocol::P2, points, position_loss, document_loss })
 }
 
 /// Reads each document once, as far as the longest of `lengths` that it fills.
@@ -54,14 +58,13 @@ fn pass(
     Ok(losses)
 }
 
-fn point(
+/// What each document that fills `length` adds.
+fn units(
     losses: &LossMatrix,
     length: usize,
-    how: &str,
     reader: Reader<'_>,
     documents: &[Document<'_>],
-    options: &PerplexityOptions,
-) -> Result<Point, EvalError> {
+) -> Result<Vec<Unit>, EvalError> {
     let units: Vec<Unit> = losses
         .rows(length)
         .map(|row| {
@@ -78,5 +81,5 @@ fn point(
             longest: documents.iter().map(|d| d.text.len()).max().unwrap_or(0),
         });
     }
-    Ok(Point::new(length, how.to_owned(), &units, options))
+    Ok(units)
 }

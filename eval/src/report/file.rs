@@ -121,6 +121,10 @@ impl Report {
             let lengths = vec![p.positions.len(), p.loss.len(), p.low.len(), p.high.len()];
             check(format!("loss by position of {}", p.variant), lengths)?;
         }
+        for d in &self.document_loss {
+            let lengths = std::iter::once(d.lengths.len()).chain(d.loss.iter().map(Vec::len)).collect();
+            check(format!("loss by document of {}", d.variant), lengths)?;
+        }
         for t in &self.training {
             let lengths = vec![t.steps.len(), t.tokens.len(), t.loss.len(), t.learning_rate.len()];
             check(format!("training curve of {}", t.variant), lengths)?;
@@ -140,6 +144,10 @@ impl Report {
         for p in &self.position_loss {
             let mut values = p.loss.iter().chain(&p.low).chain(&p.high).copied();
             check(&|| format!("loss by position of {}", p.variant), &mut values)?;
+        }
+        for d in &self.document_loss {
+            let mut values = d.loss.iter().flatten().copied();
+            check(&|| format!("loss by document of {}", d.variant), &mut values)?;
         }
         for s in &self.spectra {
             let mut values = s.inv_freq.iter().copied().chain([s.attention_factor]);
@@ -236,5 +244,18 @@ mod tests {
         assert!(matches!(&saved, ReportError::Ragged { lengths, .. } if lengths == &[2, 2, 1, 2]), "{saved}");
         fs::write(&path, serde_json::to_vec(&report).unwrap()).unwrap();
         assert!(matches!(Report::load(&path), Err(ReportError::Ragged { .. })));
+        let mut report = example();
+        report.document_loss[0].loss[1].push(1.0);
+        assert!(matches!(report.save(&path), Err(ReportError::Ragged { lengths, .. }) if lengths == [2, 2, 3]));
+    }
+
+    #[test]
+    fn a_report_without_losses_by_document_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        let mut value = serde_json::to_value(example()).unwrap();
+        value.as_object_mut().unwrap().remove("document_loss").unwrap();
+        fs::write(&path, value.to_string()).unwrap();
+        assert_eq!(Report::load(&path).unwrap(), Report { document_loss: Vec::new(), ..example() });
     }
 }

@@ -85,6 +85,7 @@ impl ImportArgs {
             variants: Vec::new(),
             rows,
             position_loss: Vec::new(),
+            document_loss: Vec::new(),
             spectra: Vec::new(),
             training: Vec::new(),
         };

@@ -48,6 +48,7 @@ pub(crate) fn sample(seed: u64) -> Report {
         variants: VARIANTS.iter().map(variant).collect(),
         rows,
         position_loss: VARIANTS.iter().map(|m| position_loss(m, &mut noise)).collect(),
+        document_loss: Vec::new(),
         spectra: VARIANTS.iter().flat_map(spectra).collect(),
         training: VARIANTS.iter().filter(|m| m.3).map(|m| training(m, &mut noise)).collect(),
     }

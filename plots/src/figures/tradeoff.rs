@@ -32,7 +32,7 @@ fn length(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>) -> Option<usi
             lengths.filter(|l| row(study, m, ppl, perplexity::DRAWN, *l).is_some()).collect::<Vec<_>>()
         })
         .collect();
-    let longest = study.models.iter().map(|m| m.variant.trained_context).max()?;
+    let (longest, _) = study.aim();
     both.iter().filter(|l| **l <= longest).max().or(both.iter().max()).copied()
 }
 
@@ -65,8 +65,9 @@ fn figure(study: &Study<'_>, ppl: Protocol<'_>, hit: Protocol<'_>, length: usize
     }
     let room = (high / low).powf(0.06).max(1.02);
     let subtitle = format!(
-        "At {} tokens, the longest trained length that was measured. Best is the upper left; bars are 95 % intervals.{outside}{}",
+        "At {} tokens, {}. Best is the upper left; bars are 95 % intervals.{outside}{}",
         ticks::count(length as u64),
+        study.aim().1,
         key(&series).replace("Solid lines and filled marks", "Filled").replace("dashed and hollow", "hollow"),
     );
     let list: Vec<String> = series.iter().map(|s| s.label.clone()).collect();

@@ -47,10 +47,10 @@ fn key_lengths(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Vec<u
     distinct(contexts.filter_map(within).chain(measured.last().copied()))
 }
 
-/// The longest measured length within any trained context.
+/// The longest measured length that the variants are judged at.
 fn longest_trained(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<usize> {
-    let trained = study.models.iter().map(|m| m.variant.trained_context).max()?;
-    key_lengths(study, protocol, metric).into_iter().filter(|l| *l <= trained).max()
+    let (aim, _) = study.aim();
+    key_lengths(study, protocol, metric).into_iter().filter(|l| *l <= aim).max()
 }
 
 /// The first variant that was not extended, with its shortest key length and its longest measured one.
@@ -131,9 +131,10 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
         _ => format!(" The intervals of {} overlap with its own.", listed(&near)),
     };
     out.push(format!(
-        "Perplexity ({}) at {} tokens, the longest trained length measured, is lowest for {}: {}, 95 % interval {}{against}.{settled}",
+        "Perplexity ({}) at {} tokens, {}, is lowest for {}: {}, 95 % interval {}{against}.{settled}",
         protocol.name,
         ticks::tokens(length),
+        study.aim().1,
         best.label,
         ticks::measured(row.value),
         ticks::interval(row.low, row.high)
@@ -159,10 +160,11 @@ fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     if let Some((_, row)) = found.iter().find(|(_, r)| r.value >= top) {
         let range = format!("{} to {} %", ticks::percent(row.low), ticks::percent(row.high));
         out.push(format!(
-            "{} ({}) at {} tokens, the longest trained length measured: most are found by {}, {}, 95 % interval {range}.",
+            "{} ({}) at {} tokens, {}: most are found by {}, {}, 95 % interval {range}.",
             task,
             protocol.name,
             ticks::tokens(length),
+            study.aim().1,
             listed(&best),
             share(row)
         ));
