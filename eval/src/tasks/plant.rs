@@ -91,10 +91,10 @@ impl Layout<'_> {
                 return Err(TaskError::TooShort { task: self.task.clone(), length, least: self.least() });
             };
             let Some(needle) = self.asked.get(index) else {
-                walk.to_the_end(count, size);
+                walk.close(count, size);
                 continue;
             };
-            walk.to_a_sentence(count, size, self.stream, rng)?;
+            walk.lead_to_needle(count, size, self.stream, rng)?;
             needles.push(walk.tokens.len()..walk.tokens.len() + needle.len());
             walk.tokens.extend(needle);
         }
@@ -170,7 +170,7 @@ impl<'l> Walk<'l> {
     }
 
     /// The last segment: the text is cut where the question begins.
-    fn to_the_end(&mut self, count: usize, size: usize) {
+    fn close(&mut self, count: usize, size: usize) {
         let end = self.at + self.filler(count, size);
         let last = self.stops(end).last().copied().unwrap_or(self.at);
         self.go(count, end, last);
@@ -183,7 +183,7 @@ impl<'l> Walk<'l> {
     }
 
     /// A segment before a needle: it ends with a sentence.
-    fn to_a_sentence(
+    fn lead_to_needle(
         &mut self,
         count: usize,
         size: usize,

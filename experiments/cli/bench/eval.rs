@@ -50,13 +50,13 @@ pub(super) struct EvalBench {
     #[arg(long, default_value_t = 64)]
     points: usize,
     /// Tokens of a passkey prompt and its answer
-    #[arg(long, default_value_t = 1024, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N")]
     passkey_length: usize,
     /// Depths of the passkey grid, evenly spaced
     #[arg(long, default_value_t = 11)]
     depths: usize,
     /// Trials at each depth
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 2)]
     trials: usize,
     /// Tokens of a sliding window
     #[arg(long, default_value_t = 1024)]
