@@ -4,7 +4,8 @@
 //! [`kernels`] is the table of kernels with their text, [`params`] what a launch is told; neither needs libtorch or CUDA.
 //! The backend `cuda` compiles a kernel for the device found, which takes a second once and is kept on disk, and puts it on
 //! libtorch's own stream. [`verified`] says whether the kernels of a problem have passed the case table on a device of an
-//! architecture: others run only when they are asked for by name, with a warning.
+//! architecture: others run only when they are asked for by name, with a warning. [`rotate`] is the rotary embedding of a
+//! tensor in place, and [`rotation_verified`] says the same of it.
 
 pub mod kernels;
 pub mod params;
@@ -17,6 +18,8 @@ mod constants;
 mod manifest;
 #[cfg(feature = "torch")]
 mod ready;
+#[cfg(feature = "torch")]
+mod rotate;
 
 #[cfg(feature = "torch")]
 pub(crate) use backend::Cuda;
@@ -26,3 +29,5 @@ pub use backend::kernels_of;
 pub use manifest::{Manifest, ManifestError, Verified, manifest, verified};
 #[cfg(feature = "torch")]
 pub use ready::{compiled, every_kernel, launched, source_hash};
+#[cfg(feature = "torch")]
+pub use rotate::{RotateError, rotate, rotation_params, rotation_verified};

@@ -181,6 +181,10 @@ pub enum AttnError {
         /// What stood in the way.
         source: torch_ext::cuda::CudaError,
     },
+    /// A rotation in place on CUDA did not take place.
+    #[cfg(feature = "torch")]
+    #[error(transparent)]
+    Rotation(#[from] crate::cuda::RotateError),
     /// libtorch refused or failed (out of memory, for one).
     #[cfg(feature = "torch")]
     #[error("libtorch could not compute attention for {shape}: {source}")]

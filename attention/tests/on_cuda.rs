@@ -1,13 +1,13 @@
 //! Every CUDA kernel on a device, forward and backward: the table of cases, and a few problems for each kernel that the
-//! table does not reach. What passed becomes entries of the manifest `kernels.json`.
+//! table does not reach; and rotation in place. What passed becomes entries of the manifest `kernels.json`.
 //!
 //! Without a device nothing is run, and the count of what was skipped is printed. With `BOWLINE_VERIFIED` set the entries are
 //! written to the file that it names; `BOWLINE_DATE` is the day that they carry.
 
 use std::collections::BTreeMap;
 
-use attention::cuda::kernels::{HEAD_DIMS, Kernel, Pass, Scores};
-use attention::cuda::{every_kernel, kernels_of, launched, source_hash};
+use attention::cuda::kernels::{HEAD_DIMS, Kernel, Scores};
+use attention::cuda::{every_kernel, kernels_of, launched, rotate, source_hash};
 use attention::{Alibi, AttnProblem, AttnShape, Backend, DType, DocumentStarts, Mask, reference};
 use ndarray::Axis;
 
@@ -17,17 +17,13 @@ use crate::support::cases::{Case, Inputs, table};
 use crate::support::plain::{self, Rounding};
 use crate::support::runners::run;
 use crate::support::runners::torch::{array, gradients};
+use crate::support::turns::{Turn, turns};
 
 /// Cases with more multiplications than this are left out: the reference behind them would take minutes.
 const MOST_WORK: usize = 40_000_000;
 
 /// How often each kernel passed and failed, by name.
 type Tally = BTreeMap<String, (usize, usize)>;
-
-/// Those that attention problems ask for; rotation is no part of one.
-fn kernel_table() -> Vec<Kernel> {
-    every_kernel().into_iter().filter(|kernel| kernel.spec.pass != Pass::Rotate).collect()
-}
 
 /// Problems for every element type, head size and way of scoring, under masks in turn; lengths fit no tile.
 fn for_every_kernel(first: usize) -> Vec<Case> {
@@ -90,6 +86,15 @@ fn backward(cuda: Backend, case: &Case, i: &Inputs) -> Result<(), String> {
     Truth::of(case, i).judge(case.dtype, &found.map(|grad| array(&grad))).map(drop)
 }
 
+/// A rotation of a tensor on the device, which must leave what lies beside the tensor.
+fn turned(turn: &Turn) -> Result<(), String> {
+    let before = turn.whole();
+    let device = tch::Device::Cuda(0);
+    let (after, angles) = (before.to_device(device), turn.angles().to_device(device));
+    rotate(&mut turn.x(&after), &angles, turn.inverse).map_err(|error| error.to_string())?;
+    turn.judge(&before, &after)
+}
+
 fn count(tally: &mut Tally, kernels: &[Kernel], outcome: &Result<(), String>) {
     for kernel in kernels {
         let (passed, failed) = tally.entry(kernel.name()).or_default();
@@ -111,7 +116,7 @@ fn entries(tally: &Tally, device: &torch_ext::cuda::Device) -> Vec<serde_json::V
             "source": source_hash(kernel),
         })
     };
-    kernel_table().iter().filter(|kernel| passed(kernel)).map(entry).collect()
+    every_kernel().iter().filter(|kernel| passed(kernel)).map(entry).collect()
 }
 
 #[test]
@@ -119,7 +124,7 @@ fn every_kernel_passes_on_a_device() {
     let cuda = Backend::from_name("cuda").unwrap();
     let cases = cases();
     if let Err(unsupported) = cuda.supports(&cases[0].problem, cases[0].dtype) {
-        println!("{} cases of {} kernels skipped: {unsupported}", cases.len(), kernel_table().len());
+        println!("{} cases of {} kernels skipped: {unsupported}", cases.len(), every_kernel().len());
         return;
     }
     let device = torch_ext::cuda::Device::get(0).unwrap();
@@ -136,6 +141,11 @@ fn every_kernel_passes_on_a_device() {
             refused.extend(outcome.err().map(|reason| format!("{pass} of {}: {reason}", case.describe())));
         }
     }
+    for turn in turns() {
+        let outcome = turned(&turn);
+        count(&mut tally, &[turn.kernel()], &outcome);
+        refused.extend(outcome.err().map(|reason| format!("{turn:?}: {reason}")));
+    }
     for (name, (passed, failed)) in &tally {
         println!("{name}: {passed} passed, {failed} failed");
     }
@@ -144,7 +154,7 @@ fn every_kernel_passes_on_a_device() {
         std::fs::write(file, text + "\n").unwrap();
     }
     assert!(refused.is_empty(), "{} on {}:\n{}", device.name(), device.arch(), refused.join("\n"));
-    assert_eq!(launched(0).len(), kernel_table().len(), "every kernel was run");
+    assert_eq!(launched(0).len(), every_kernel().len(), "every kernel was run");
 }
 
 #[test]
@@ -152,15 +162,16 @@ fn the_cases_reach_every_kernel() {
     let reached: std::collections::BTreeSet<String> = cases()
         .iter()
         .flat_map(|case| kernels_of(&case.problem, case.dtype).unwrap())
+        .chain(turns().iter().map(Turn::kernel))
         .map(|kernel| kernel.name())
         .collect();
-    let all: std::collections::BTreeSet<String> = kernel_table().iter().map(Kernel::name).collect();
+    let all: std::collections::BTreeSet<String> = every_kernel().iter().map(Kernel::name).collect();
     assert_eq!(reached, all);
 }
 
 #[test]
 fn a_kernel_that_failed_once_gets_no_entry() {
-    let kernels = kernel_table();
+    let kernels = every_kernel();
     let mut tally = Tally::new();
     count(&mut tally, &kernels[..2], &Ok(()));
     count(&mut tally, &kernels[1..2], &Err("off".to_owned()));

@@ -16,7 +16,7 @@ use crate::tensors::dtype_of;
 /// Its name.
 const NAME: &str = "cuda";
 /// Blocks that a launch may have along y or z.
-const MOST_BLOCKS: usize = 65_535;
+pub(super) const MOST_BLOCKS: usize = 65_535;
 /// Kernels read rows in pieces of as many bytes.
 const PIECE_BYTES: i64 = 16;
 
@@ -228,7 +228,7 @@ fn failed(problem: &AttnProblem, source: CudaError) -> AttnError {
 }
 
 /// Whether rows lie in one piece and every row begins where a piece may.
-fn is_readable(tensor: &Tensor) -> bool {
+pub(super) fn is_readable(tensor: &Tensor) -> bool {
     let element = tensor.kind().elt_size_in_bytes() as i64;
     let (dims, strides) = (tensor.size(), tensor.stride());
     let Some((last, others)) = strides.split_last() else { return false };
@@ -248,7 +248,7 @@ fn copied(tensor: &Tensor) -> Result<Tensor, tch::TchError> {
 }
 
 /// Where a tensor's elements begin on its device.
-fn address(tensor: &Tensor) -> u64 {
+pub(super) fn address(tensor: &Tensor) -> u64 {
     tensor.data_ptr() as u64
 }
 

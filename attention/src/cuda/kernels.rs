@@ -139,8 +139,13 @@ pub fn padded_head_dim(head_dim: usize) -> Option<usize> {
 /// Kernels beside [`table`]: rotation, which no attention problem asks for by itself, and attention in float32.
 #[must_use]
 pub fn others() -> Vec<Kernel> {
-    let rotate = |dtype| kernel(Spec { pass: Pass::Rotate, dtype, head_dim: HEAD_DIMS[0], scores: Scores::Plain });
-    [DType::BF16, DType::F16, DType::F32].into_iter().filter_map(rotate).chain(of_types(&[DType::F32])).collect()
+    [DType::BF16, DType::F16, DType::F32].into_iter().filter_map(rotation).chain(of_types(&[DType::F32])).collect()
+}
+
+/// The kernel that rotates tensors of a type; none for float64.
+#[must_use]
+pub fn rotation(dtype: DType) -> Option<Kernel> {
+    kernel(Spec { pass: Pass::Rotate, dtype, head_dim: HEAD_DIMS[0], scores: Scores::Plain })
 }
 
 /// Every kernel that an attention problem in 16-bit elements may ask for.

@@ -6,3 +6,5 @@ pub(crate) mod pairwise;
 pub(crate) mod plain;
 pub(crate) mod random;
 pub(crate) mod runners;
+#[cfg(feature = "torch")]
+pub(crate) mod turns;
