@@ -129,7 +129,7 @@ fn tables_without_the_column_or_with_broken_pages_are_named() {
             "d.parquet --text-field id",
             "a column of numbers",
             |d| write_parquet(&d.join("d.parquet"), &[&tiny::text(1, 60)]),
-            &["d.parquet", "\"id\"", "not text"]
+            &["d.parquet", "\"id\"", "neither text"]
         ),
         evaluated!(
             "d.parquet --text-field body",

@@ -20,7 +20,7 @@ use super::plant::{Layout, Other};
 use crate::error::TaskError;
 use crate::haystack::{Haystack, TokenStream};
 use crate::model::{LanguageModel, ModelError, TextCodec};
-use crate::rng::SplitMix64;
+use crate::rng::{SplitMix64, mixed_seed};
 use crate::task::{Graded, Sample, Task};
 use crate::words;
 
@@ -103,7 +103,10 @@ impl<'a> Needle<'a> {
 
     fn made(&self, length: usize, depth: f64, rng: &mut SplitMix64) -> Result<Sample, TaskError> {
         let count = self.options.needles + self.options.distractors;
-        let (keys, numbers) = (words::nouns(rng, count), self.numbers(count, rng));
+        // Over the depths of a trial the haystack is the same, what is looked for is not; distractors are haystack.
+        let apart = if self.options.distractors == 0 { depth.to_bits() } else { 0 };
+        let own = &mut SplitMix64::new(mixed_seed(&[rng.next_u64(), apart]));
+        let (keys, numbers) = (words::nouns(own, count), self.numbers(count, own));
         let mut sentences = Vec::with_capacity(count);
         for (key, number) in keys.iter().zip(&numbers) {
             sentences.push(self.codec.encode(&format!("{}The code of {key} is {number}.", self.joint))?);

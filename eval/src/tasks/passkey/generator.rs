@@ -8,7 +8,7 @@ use super::{Sample, Variant};
 use crate::error::TaskError;
 use crate::haystack;
 use crate::model::TextCodec;
-use crate::rng::SplitMix64;
+use crate::rng::{SplitMix64, mixed_seed};
 
 /// Makes passkey samples with one tokenizer.
 pub struct Generator<'a> {
@@ -67,6 +67,22 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// As [`Generator::sample`] for one cell of a grid: over the depths of a seed the haystack is the same, the key is not, so
+    /// that the haystack is read once and the trials stay apart.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Generator::sample`].
+    pub fn sample_of_grid(&self, length: usize, depth: f64, seed: u64) -> Result<Sample, TaskError> {
+        match self.variant {
+            Variant::Bowline => {
+                let mut own = SplitMix64::new(mixed_seed(&[seed, depth.to_bits()]));
+                self.planted_key(&self.filler, length, depth, drawn_key(&mut own), &mut SplitMix64::new(seed))
+            }
+            _ => self.published_at(length, depth, seed),
+        }
+    }
+
     /// A sample at a depth that the seed chooses, by the rule of the variant.
     ///
     /// # Errors
@@ -98,7 +114,18 @@ impl<'a> Generator<'a> {
     }
 
     fn planted(&self, text: &[u32], length: usize, depth: f64, rng: &mut SplitMix64) -> Result<Sample, TaskError> {
-        let key = (10_000 + rng.below(90_000)).to_string();
+        let key = drawn_key(rng);
+        self.planted_key(text, length, depth, key, rng)
+    }
+
+    fn planted_key(
+        &self,
+        text: &[u32],
+        length: usize,
+        depth: f64,
+        key: String,
+        rng: &mut SplitMix64,
+    ) -> Result<Sample, TaskError> {
         let frame = self.frame(&key)?;
         let start = rng.below(text.len());
         let count = self.filler_tokens(length, &frame)?;
@@ -132,4 +159,9 @@ impl<'a> Generator<'a> {
     fn frame(&self, key: &str) -> Result<Frame, TaskError> {
         Frame::new(self.codec, self.joint, key)
     }
+}
+
+/// Five digits, the first not 0.
+fn drawn_key(rng: &mut SplitMix64) -> String {
+    (10_000 + rng.below(90_000)).to_string()
 }

@@ -115,7 +115,7 @@ impl Task for Generator<'_> {
 
     fn sample(&self, length: usize, depth: Option<f64>, seed: u64) -> Result<Sample, TaskError> {
         match depth {
-            Some(depth) => self.sample(length, depth, seed),
+            Some(depth) => self.sample_of_grid(length, depth, seed),
             None => self.sample_drawn(length, seed),
         }
     }
