@@ -199,7 +199,10 @@ impl Llama {
         let asking = pass.later(from)?;
         let (q, k) = match pass.plan.extrapolation() {
             // [batch, heads, length - from, head_dim] and [batch, key_heads, length, head_dim]
-            None => (pass.plan.rotated_over(q, asking.offset)?, pass.plan.rotated_over(k, pass.offset)?),
+            None => {
+                let rotated = |x, offset| pass.plan.rotated_over(x, offset, self.backend);
+                (rotated(q, asking.offset)?, rotated(k, pass.offset)?)
+            }
             // Rotated inside attention, at more than one position each.
             Some(_) => (q, k),
         };

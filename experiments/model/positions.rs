@@ -1,10 +1,11 @@
 //! A position plan as tensors: rotation in float32, result cast back.
 
+use attention::Backend;
 use rope_scaling::PositionPlan;
 use tch::{Device, Kind, Tensor};
 
 use super::extrapolation::Extrapolation;
-use super::rotation::{Angles, RotationError, fits, rotated_in_place};
+use super::rotation::{Angles, RotationError, fits, goes_to_kernel, rotated_by_kernel, rotated_in_place};
 
 /// [`PositionPlan`] on a device.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ struct Rotary {
     cos: Tensor,
     sin: Tensor,
     half: i64,
+    /// Both, `[positions, rotary_dim / 2, 2]`, as the CUDA kernel reads them; none elsewhere.
+    angles: Option<Tensor>,
 }
 
 impl PlanTensors {
@@ -32,7 +35,9 @@ impl PlanTensors {
             let rows = table.positions().len() as i64;
             let half = table.cos().len() as i64 / rows.max(1);
             let tensor = |values: &[f32]| Tensor::from_slice(values).view([rows, half]).to_device(device);
-            Rotary { cos: tensor(table.cos()), sin: tensor(table.sin()), half }
+            let (cos, sin) = (tensor(table.cos()), tensor(table.sin()));
+            let angles = device.is_cuda().then(|| Tensor::stack(&[&cos, &sin], 2));
+            Rotary { cos, sin, half, angles }
         });
         Self {
             rotary,
@@ -82,13 +87,21 @@ impl PlanTensors {
         self.rotated_by(x, |table| table.narrow(0, offset, length))
     }
 
-    /// The same for a tensor that nothing else reads: where it can, the rotation is written over it.
+    /// The same for a tensor that nothing else reads, in a model that attends by `backend`: where it can, the rotation is
+    /// written over it.
     ///
     /// # Errors
     ///
-    /// When the plan does not reach as far as the positions.
-    pub fn rotated_over(&self, x: Tensor, offset: i64) -> Result<Tensor, RotationError> {
-        match self.angles(offset, x.size()[2]) {
+    /// When the plan does not reach as far as the positions, or the CUDA kernel fails.
+    pub fn rotated_over(&self, x: Tensor, offset: i64, backend: Backend) -> Result<Tensor, RotationError> {
+        let length = x.size()[2];
+        if let Some(angles) = self.rotary.as_ref().and_then(|rotary| rotary.angles.as_ref()) {
+            let angles = angles.narrow(0, offset, length);
+            if goes_to_kernel(&x, &angles, backend) {
+                return rotated_by_kernel(&x, &angles);
+            }
+        }
+        match self.angles(offset, length) {
             Some((cos, sin)) if fits(&x) => rotated_in_place(&x, Angles { cos: &cos, sin: &sin }),
             _ => Ok(self.rotated(&x, offset)),
         }
@@ -107,7 +120,7 @@ impl PlanTensors {
     }
 
     fn rotated_by(&self, x: &Tensor, rows: impl Fn(&Tensor) -> Tensor) -> Tensor {
-        let Some(Rotary { cos, sin, half }) = &self.rotary else { return x.shallow_clone() };
+        let Some(Rotary { cos, sin, half, .. }) = &self.rotary else { return x.shallow_clone() };
         let head_dim = x.size()[3];
         let (cos, sin) = (rows(cos), rows(sin));
         let wide = x.to_kind(Kind::Float);

@@ -3,10 +3,16 @@
 //! A pair `(a, b)` at angle `t` becomes `(a cos t - b sin t, b cos t + a sin t)` (Su et al. 2021, equation 34), each product
 //! and sum rounded to float32, which is what libtorch's operations on whole tensors give, bit for bit, with one pass
 //! instead of seven. The inverse has `-sin t`; nothing but the two tables is kept for it.
+//!
+//! On CUDA a kernel of our own does the same with sums that are rounded once, in every type, where it has passed its cases on
+//! the device or the backend `cuda` was asked for by name.
 
+use attention::cuda::{rotate as rotate_by_kernel, rotation_params, rotation_verified};
+use attention::{AttnError, Backend, DType, dtype_of};
 use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 use torch_ext::autograd::{AutogradError, Backward, Recorded, custom};
+use torch_ext::cuda::Arch;
 use torch_ext::host::{HostError, contiguous_mut, span};
 
 use crate::error::Failure;
@@ -20,6 +26,9 @@ pub enum RotationError {
     /// The numbers are not where they should be.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// The CUDA kernel declined or failed.
+    #[error(transparent)]
+    Kernel(#[from] AttnError),
     /// The graph could not take it.
     #[error(transparent)]
     Autograd(#[from] AutogradError),
@@ -46,7 +55,27 @@ pub struct Angles<'a> {
 /// Whether [`rotated_in_place`] takes a tensor `[batch, heads, length, head_dim]`: float32 on the CPU, with heads inside
 /// positions as a projection leaves them.
 pub fn fits(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && x.kind() == Kind::Float && x.dim() == 4 && x.transpose(1, 2).is_contiguous()
+    x.device() == Device::Cpu && x.kind() == Kind::Float && is_projected(x)
+}
+
+/// Whether a tensor goes to [`rotated_by_kernel`]: on CUDA, as a projection leaves it, such that the kernel takes it, and by a
+/// kernel that is verified there or asked for. `angles` are those of its positions.
+pub fn goes_to_kernel(x: &Tensor, angles: &Tensor, backend: Backend) -> bool {
+    let Device::Cuda(ordinal) = x.device() else { return false };
+    let (Some(dtype), Ok(device)) = (dtype_of(x.kind()), torch_ext::cuda::Device::get(ordinal)) else { return false };
+    is_chosen(backend, dtype, device.arch(), rotation_verified)
+        && is_projected(x)
+        && rotation_params(x, angles, false).is_ok()
+}
+
+/// Whether the kernel of a type may run on an architecture: asked for by the backend's name, or verified there.
+fn is_chosen(backend: Backend, dtype: DType, arch: Arch, verified: impl Fn(DType, Arch) -> bool) -> bool {
+    backend.name() == "cuda" || verified(dtype, arch)
+}
+
+/// Whether heads lie inside positions, in one piece.
+fn is_projected(x: &Tensor) -> bool {
+    x.dim() == 4 && x.transpose(1, 2).is_contiguous()
 }
 
 /// `x` `[batch, heads, length, head_dim]` rotated, written over `x` itself: for a tensor that nothing else reads, such as
@@ -56,18 +85,46 @@ pub fn fits(x: &Tensor) -> bool {
 ///
 /// When `x` does not fit (see [`fits`]) or the angles are not its positions'.
 pub fn rotated_in_place(x: &Tensor, angles: Angles<'_>) -> Result<Tensor, RotationError> {
-    let Angles { cos, sin } = angles;
+    let saved = vec![angles.cos.shallow_clone(), angles.sin.shallow_clone()];
+    recorded(x, saved, |rows, angles, way| {
+        rotate(rows, Angles { cos: &angles[0], sin: &angles[1] }, if way == Way::Back { -1.0 } else { 1.0 })
+    })
+}
+
+/// The same by the CUDA kernel, for `angles` `[length, half, 2]` of cosines and sines.
+///
+/// # Errors
+///
+/// When the kernel does not take `x` (see [`goes_to_kernel`]) or fails.
+pub fn rotated_by_kernel(x: &Tensor, angles: &Tensor) -> Result<Tensor, RotationError> {
+    recorded(x, vec![angles.shallow_clone()], |rows, angles, way| {
+        Ok(rotate_by_kernel(&mut rows.f_transpose(1, 2)?, &angles[0], way == Way::Back)?)
+    })
+}
+
+/// Which way to turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Forth,
+    Back,
+}
+
+/// Records `turn`, which rotates `[batch, length, heads, head_dim]` in one piece where it lies by the tables `saved`, as a step
+/// whose backward is the same `turn` back.
+fn recorded<F>(x: &Tensor, saved: Vec<Tensor>, turn: F) -> Result<Tensor, RotationError>
+where
+    F: Fn(&mut Tensor, &[Tensor], Way) -> Result<(), RotationError> + Copy + Send + 'static,
+{
     let forward = || {
         let mut rows = x.f_transpose(1, 2)?; // [batch, length, heads, head_dim], contiguous
-        rotate(&mut rows, angles, 1.0)?;
-        let saved = vec![cos.shallow_clone(), sin.shallow_clone()];
+        turn(&mut rows, &saved, Way::Forth)?;
         Ok::<_, RotationError>(Recorded { outputs: vec![x.shallow_clone()], saved })
     };
-    let backward = |call: Backward| -> Result<_, RotationError> {
+    let backward = move |call: Backward| -> Result<_, RotationError> {
         let Some(grad) = &call.gradients[0] else { return Ok(vec![None]) };
         // Heads inside positions again: the projection before it then needs no copy of its own.
         let mut rows = copied(&grad.f_transpose(1, 2)?)?;
-        rotate(&mut rows, Angles { cos: &call.saved[0], sin: &call.saved[1] }, -1.0)?;
+        turn(&mut rows, &call.saved, Way::Back)?;
         Ok(vec![Some(rows.f_transpose(1, 2)?)])
     };
     Ok(custom("rotation", &[x], forward, backward)?.swap_remove(0))

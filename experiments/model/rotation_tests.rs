@@ -1,14 +1,23 @@
 //! The rotation in place against the same by libtorch's operations on whole tensors.
 
+use attention::cuda::RotateError;
 use rope_scaling::{PositionEncoding, Precision, RopeGeometry, RopeScaling};
 
 use super::*;
 use crate::model::PlanTensors;
 
 fn plan(head_dim: usize, rotary_dim: usize) -> PlanTensors {
+    plan_on(Device::Cpu, head_dim, rotary_dim)
+}
+
+fn plan_on(device: Device, head_dim: usize, rotary_dim: usize) -> PlanTensors {
     let geometry = RopeGeometry::new(head_dim, rotary_dim, 10_000.0, 512).unwrap();
     let encoding = PositionEncoding::Rope { geometry, scaling: RopeScaling::None };
-    PlanTensors::new(&encoding.plan(512, Precision::HubCompatible).unwrap(), Device::Cpu)
+    PlanTensors::new(&encoding.plan(512, Precision::HubCompatible).unwrap(), device)
+}
+
+fn cuda() -> Backend {
+    Backend::from_name("cuda").unwrap()
 }
 
 /// As a projection leaves it: `[batch, heads, length, head_dim]`, heads inside positions.
@@ -27,7 +36,11 @@ fn it_is_the_rotation_on_whole_tensors_bit_for_bit_gradient_included() {
             let leaf = x.copy().set_requires_grad(true);
             // A copy in the layout of a projection, with a history.
             let x = (leaf.transpose(1, 2) * 1.0).transpose(1, 2);
-            let y = if in_place { plan.rotated_over(x, offset).unwrap() } else { plan.rotated(&x, offset) };
+            let y = if in_place {
+                plan.rotated_over(x, offset, Backend::auto()).unwrap()
+            } else {
+                plan.rotated(&x, offset)
+            };
             (&y * &weights).sum(Kind::Float).backward();
             (y.detach(), leaf.grad())
         });
@@ -57,9 +70,57 @@ fn it_writes_where_the_numbers_lie_and_leaves_other_layouts_to_libtorch() {
     let x = projected(1, 2, 8, 32);
     assert!(fits(&x) && !fits(&x.contiguous()) && !fits(&x.to_kind(Kind::BFloat16)));
     let place = x.data_ptr();
-    let rotated = tch::no_grad(|| plan.rotated_over(x, 0)).unwrap();
+    let rotated = tch::no_grad(|| plan.rotated_over(x, 0, Backend::auto())).unwrap();
     assert_eq!(rotated.data_ptr(), place);
     let half = projected(1, 2, 8, 32).to_kind(Kind::BFloat16);
     let expected = plan.rotated(&half, 2);
-    assert!(plan.rotated_over(half, 2).unwrap().equal(&expected));
+    assert!(plan.rotated_over(half, 2, cuda()).unwrap().equal(&expected));
+}
+
+#[test]
+fn the_kernel_is_chosen_by_name_or_where_its_type_is_verified() {
+    let verified = |dtype, arch| dtype == DType::BF16 && arch == Arch::SM_90A;
+    let libtorch = Backend::from_name("libtorch").unwrap();
+    for backend in [Backend::auto(), libtorch] {
+        assert!(is_chosen(backend, DType::BF16, Arch::SM_90A, verified));
+        assert!(!is_chosen(backend, DType::BF16, Arch::SM_80, verified));
+        assert!(!is_chosen(backend, DType::F32, Arch::SM_90A, verified));
+    }
+    assert!(is_chosen(cuda(), DType::F32, Arch::SM_80, verified));
+}
+
+#[test]
+fn the_kernel_takes_nothing_on_the_cpu_and_says_so() {
+    let x = projected(1, 2, 8, 32);
+    let before = x.copy();
+    let angles = Tensor::zeros([8, 16, 2], (Kind::Float, Device::Cpu));
+    assert!(!goes_to_kernel(&x, &angles, cuda()));
+    let error = rotated_by_kernel(&x, &angles).unwrap_err();
+    let refused = RotateError::Device { tensor: "x", found: Device::Cpu };
+    assert!(error.to_string().contains(&refused.to_string()), "{error}");
+    assert!(x.equal(&before));
+}
+
+#[test]
+fn on_a_device_the_kernel_agrees_with_whole_tensors_gradient_included() {
+    if !tch::Cuda::is_available() {
+        println!("skipped: no CUDA device");
+        return;
+    }
+    let device = Device::Cuda(0);
+    for (kind, allowed) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2), (Kind::Half, 4e-3)] {
+        let plan = plan_on(device, 64, 32);
+        let [x, weights] = [0, 1].map(|_| projected(2, 4, 37, 64).to_device(device).to_kind(kind));
+        let [by_parts, in_place] = [false, true].map(|in_place| {
+            let leaf = x.copy().set_requires_grad(true);
+            let x = (leaf.transpose(1, 2).contiguous() * 1.0).transpose(1, 2);
+            let place = x.data_ptr();
+            let y = if in_place { plan.rotated_over(x, 9, cuda()).unwrap() } else { plan.rotated(&x, 9) };
+            assert_eq!(y.data_ptr() == place, in_place);
+            (&y * &weights).sum(Kind::Float).backward();
+            (y.detach(), leaf.grad())
+        });
+        assert!(by_parts.0.allclose(&in_place.0, allowed, allowed, false), "{kind:?}");
+        assert!(by_parts.1.allclose(&in_place.1, allowed, allowed, false), "gradient, {kind:?}");
+    }
 }
