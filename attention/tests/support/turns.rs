@@ -72,9 +72,9 @@ pub(crate) fn rotated(x: &Array4<f64>, pairs: usize, first: usize, back: bool) -
 
 /// Whether an answer is the exact one but for float32 and one rounding.
 pub(crate) fn agree(dtype: DType, wanted: &Array4<f64>, found: &Array4<f64>) -> Result<(), String> {
-    let allowed = |wanted: f64| 1.01 * dtype.unit_roundoff() * wanted.abs() + 1e-6;
-    // Not a comparison that a NaN passes.
-    let off = found.iter().zip(wanted).find(|(found, wanted)| !((**found - **wanted).abs() <= allowed(**wanted)));
+    let near = |found: f64, wanted: f64| (found - wanted).abs() <= 1.01 * dtype.unit_roundoff() * wanted.abs() + 1e-6;
+    // A NaN is near nothing.
+    let off = found.iter().zip(wanted).find(|(found, wanted)| !near(**found, **wanted));
     off.map_or(Ok(()), |(found, wanted)| Err(format!("{dtype}: {found} instead of {wanted}")))
 }
 
