@@ -370,6 +370,8 @@ fn in_turns(contenders: &[Contender<'_>], repeats: usize, device: Device) -> Res
     let mut seconds = vec![Vec::with_capacity(repeats); contenders.len()];
     for turn in 0..=repeats {
         for (contender, times) in contenders.iter().zip(&mut seconds) {
+            // libtorch's idle threads spin for some milliseconds after their work, and would take them from the next.
+            std::thread::sleep(std::time::Duration::from_millis(20));
             let started = Instant::now();
             (contender.run)()?;
             if let Device::Cuda(number) = device {
