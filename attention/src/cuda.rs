@@ -4,7 +4,7 @@
 //! [`kernels`] is the table of kernels with their text, [`params`] what a launch is told; neither needs libtorch or CUDA.
 //! The backend `cuda` compiles a kernel for the device found, which takes a second once and is kept on disk, and puts it on
 //! libtorch's own stream. [`verified`] says whether the kernels of a problem have passed the case table on a device of an
-//! architecture: others run only when they are asked for by name, with a warning. [`rotate`] is the rotary embedding of a
+//! architecture: others run only when they are asked for by name, with a warning. [`rotate()`] is the rotary embedding of a
 //! tensor in place, and [`rotation_verified`] says the same of it.
 
 pub mod kernels;

@@ -55,7 +55,7 @@ enum Command {
     Train(train::Train),
     /// Run a study: variants, evaluation, report
     Run(run::Run),
-    /// Run a study of methods by factors, which its [matrix] names; as `run` in all else
+    /// Run a study of methods by factors, named in its table `matrix`; as `run` in all else
     Sweep(run::Run),
     /// Draw figures and the HTML page of one or several runs again
     Report(report::Report),
