@@ -10,6 +10,7 @@ use std::str::FromStr;
 use crate::error::Feature;
 use crate::error::{AttnError, DType, Unsupported};
 use crate::problem::AttnProblem;
+use crate::tiled::Scratch;
 #[cfg(feature = "torch")]
 use tch::{Device, Tensor};
 
@@ -30,6 +31,12 @@ pub trait AttentionBackend: Sync {
     fn runs_on(&self, device: Device) -> bool {
         let _ = device;
         true
+    }
+
+    /// Memory beside inputs and outputs that `threads` threads take for a problem; none where it is not known.
+    fn scratch_bytes(&self, problem: &AttnProblem, dtype: DType, threads: usize) -> Option<Scratch> {
+        let _ = (problem, dtype, threads);
+        None
     }
 
     /// The output `[batch, query_heads, query_len, head_dim]` in the type and on the device of `q`, for tensors that
@@ -192,6 +199,12 @@ impl Backend {
     /// [`Unsupported`], naming what it lacks.
     pub fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
         self.0.supports(problem, dtype)
+    }
+
+    /// Memory beside inputs and outputs that `threads` threads take for a problem; none where it is not known.
+    #[must_use]
+    pub fn scratch_bytes(&self, problem: &AttnProblem, dtype: DType, threads: usize) -> Option<Scratch> {
+        self.0.scratch_bytes(problem, dtype, threads)
     }
 
     /// The output, `[batch, query_heads, query_len, head_dim]`, in the type and on the device of `q`.

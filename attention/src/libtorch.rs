@@ -112,6 +112,17 @@ impl fmt::Display for LibTorchKernel {
 }
 
 impl LibTorch {
+    /// Mask and ALiBi of a problem as libtorch takes them: added to the scores, `[batch or 1, query_heads or 1, query_len,
+    /// key_len]` in `kind`, `-inf` where hidden; none where every pair is visible and unbiased.
+    ///
+    /// # Errors
+    ///
+    /// [`AttnError::Torch`] when it cannot be held.
+    pub fn dense_bias(&self, problem: &AttnProblem, device: Device, kind: Kind) -> Result<Option<Tensor>, AttnError> {
+        let dense = Dense::of(problem, device, kind);
+        dense.map(|dense| dense.bias).map_err(|source| AttnError::Torch { shape: *problem.shape(), source })
+    }
+
     /// Which kernel [`Backend::forward`](crate::Backend::forward) would run for these tensors.
     ///
     /// # Errors

@@ -82,14 +82,14 @@ impl Extrapolation {
     pub const SPELLINGS: &str = "self-extend:group=G,window=W, rerope:window=W, lm-infinite:window=W,sinks=S, \
                                  streaming:window=W,sinks=S or dca:chunk=C,local=W";
 
-    fn numbers(self) -> [(&'static str, usize); 2] {
+    fn numbers(self) -> Vec<(&'static str, usize)> {
         match self {
-            Self::SelfExtend { group, window } => [("window", window), ("group", group)],
-            Self::ReRope { window } => [("window", window), ("window", window)],
+            Self::SelfExtend { group, window } => vec![("window", window), ("group", group)],
+            Self::ReRope { window } => vec![("window", window)],
             Self::LmInfinite { window, sinks } | Self::Streaming { window, sinks } => {
-                [("window", window), ("sinks", sinks)]
+                vec![("window", window), ("sinks", sinks)]
             }
-            Self::Dca { chunk, local } => [("chunk", chunk), ("local", local)],
+            Self::Dca { chunk, local } => vec![("chunk", chunk), ("local", local)],
         }
     }
 

@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use tch::{Device, Kind, Tensor};
 use torch_ext::host;
 
-use super::{Element, TiledError, View, backward, forward, supports};
+use super::{Element, Scratch, TiledError, View, backward, forward, scratch_bytes, supports};
 use crate::backend::{Attended, AttentionBackend, Gradients};
 use crate::error::{AttnError, DType, Unsupported};
 use crate::problem::AttnProblem;
@@ -31,6 +31,10 @@ impl AttentionBackend for Tiled {
 
     fn runs_on(&self, device: Device) -> bool {
         device == Device::Cpu
+    }
+
+    fn scratch_bytes(&self, problem: &AttnProblem, dtype: DType, threads: usize) -> Option<Scratch> {
+        Some(scratch_bytes(problem, dtype, threads))
     }
 
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use attention::workload::Workload;
-use attention::{AttnProblem, AttnShape, Backend, tiled};
+use attention::{AttnProblem, AttnShape, Backend, DType, tiled};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use super::super::options::DtypeName;
 use super::super::output::{print, print_json, write_json};
 use super::peers::Peer;
 use crate::error::Failure;
@@ -19,13 +20,6 @@ use crate::runtime::device::{device, device_name, kind_name};
 enum Direction {
     Forward,
     Backward,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ElementType {
-    Float32,
-    Bfloat16,
-    Float16,
 }
 
 /// Measures attention.
@@ -57,7 +51,7 @@ pub(super) struct AttentionBench {
     heads: usize,
     /// Element type [default: float32 on the CPU, bfloat16 elsewhere]
     #[arg(long)]
-    dtype: Option<ElementType>,
+    dtype: Option<DtypeName>,
     /// CPU threads, one run of the table for each [default: all, and 1 for a single head's backward]
     #[arg(long, value_delimiter = ',')]
     threads: Vec<usize>,
@@ -164,11 +158,8 @@ impl AttentionBench {
     }
 
     fn kind(&self, device: Device) -> Kind {
-        match (self.dtype, device) {
-            (Some(ElementType::Float32), _) | (None, Device::Cpu) => Kind::Float,
-            (Some(ElementType::Float16), _) => Kind::Half,
-            (Some(ElementType::Bfloat16), _) | (None, _) => Kind::BFloat16,
-        }
+        let usual = if device == Device::Cpu { DtypeName::Float32 } else { DtypeName::Bfloat16 };
+        self.dtype.unwrap_or(usual).kind()
     }
 
     /// The table of settings, those of one thread count together.
@@ -243,7 +234,7 @@ impl AttentionBench {
         let problem = setting.workload.problem(shape).map_err(|e| Failure::config(e.to_string()))?;
         let kind = self.kind(device);
         let inputs = Inputs::of(&shape, kind, device);
-        let dtype = attention::dtype_of(kind).unwrap_or(attention::DType::F32);
+        let dtype = attention::dtype_of(kind).unwrap_or(DType::F32);
         let peers = Peer::of(setting.workload, &problem, device, kind)?;
         let mut contenders = Vec::new();
         for peer in &peers {
@@ -251,7 +242,7 @@ impl AttentionBench {
         }
         for &backend in backends {
             match backend.supports(&problem, dtype) {
-                Ok(()) => contenders.push(of_backend(backend, &problem, &inputs, setting)?),
+                Ok(()) => contenders.push(of_backend(backend, &problem, &inputs, setting, dtype)?),
                 Err(refusal) if self.backends.is_empty() => eprintln!("left out: {refusal}"),
                 Err(refusal) => return Err(Failure::config(refusal.to_string())),
             }
@@ -346,6 +337,7 @@ fn of_backend<'a>(
     problem: &'a AttnProblem,
     inputs: &'a Inputs,
     setting: Setting,
+    dtype: DType,
 ) -> Result<Contender<'a>, Failure> {
     let Inputs { q, k, v, grad_output } = inputs;
     let run: Box<dyn Fn() -> Result<(), Failure> + 'a> = match setting.direction {
@@ -357,10 +349,9 @@ fn of_backend<'a>(
             })
         }
     };
-    let scratch_bytes = (backend.name() == tiled::NAME).then(|| {
-        let dtype = attention::dtype_of(q.kind()).unwrap_or(attention::DType::F32);
-        let scratch = tiled::scratch_bytes(problem, dtype, setting.threads);
-        if setting.direction == Direction::Forward { scratch.forward as u64 } else { scratch.backward as u64 }
+    let scratch_bytes = backend.scratch_bytes(problem, dtype, setting.threads).map(|scratch| match setting.direction {
+        Direction::Forward => scratch.forward as u64,
+        Direction::Backward => scratch.backward as u64,
     });
     Ok(Contender { backend: backend.name().to_owned(), way: "", scratch_bytes, run })
 }

@@ -2,8 +2,8 @@
 //!
 //! Biases and masks are built before the clock starts.
 
-use attention::AttnProblem;
 use attention::workload::Workload;
+use attention::{AttnError, AttnProblem, LibTorch};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// One way.
@@ -18,7 +18,7 @@ enum Way {
     /// `is_causal`.
     Causal,
     /// A dense additive bias, `[1, 1 or heads, length, length]`.
-    Biased(Tensor),
+    Biased(Option<Tensor>),
     /// `is_causal` for each document by itself: starts, and the end of the last.
     Apart(Vec<i64>),
 }
@@ -34,9 +34,9 @@ impl Peer {
         problem: &AttnProblem,
         device: Device,
         kind: Kind,
-    ) -> Result<Vec<Self>, TchError> {
+    ) -> Result<Vec<Self>, AttnError> {
         let shape = problem.shape();
-        let bias = || dense_bias(problem, device, kind).map(Way::Biased);
+        let bias = || LibTorch.dense_bias(problem, device, kind).map(Way::Biased);
         let apart = || {
             let ends = Workload::starts(shape.key_len).into_iter().chain([shape.key_len]);
             Way::Apart(ends.map(|place| place as i64).collect())
@@ -61,7 +61,7 @@ impl Peer {
         };
         match &self.way {
             Way::Causal => attend(q, k, v, None, true),
-            Way::Biased(bias) => attend(q, k, v, Some(bias), false),
+            Way::Biased(bias) => attend(q, k, v, bias.as_ref(), false),
             Way::Apart(ends) => {
                 let one = |pair: &[i64]| {
                     let part = |tensor: &Tensor| tensor.f_narrow(2, pair[0], pair[1] - pair[0]);
@@ -76,38 +76,10 @@ impl Peer {
     /// Bytes that the way needs beside inputs and outputs and that are known: its bias. What libtorch takes inside is not.
     pub(super) fn scratch_bytes(&self) -> u64 {
         match &self.way {
-            Way::Biased(bias) => bias.numel() as u64 * bias.kind().elt_size_in_bytes() as u64,
-            Way::Causal | Way::Apart(_) => 0,
+            Way::Biased(Some(bias)) => bias.numel() as u64 * bias.kind().elt_size_in_bytes() as u64,
+            Way::Biased(None) | Way::Causal | Way::Apart(_) => 0,
         }
     }
-}
-
-/// ALiBi where there is one, minus infinity where hidden.
-fn dense_bias(problem: &AttnProblem, device: Device, kind: Kind) -> Result<Tensor, TchError> {
-    let length = problem.shape().key_len as i64;
-    let places = Tensor::f_arange(length, (Kind::Float, device))?;
-    let ahead = places.f_unsqueeze(0)?.f_sub(&places.f_unsqueeze(1)?)?;
-    let mut hidden = ahead.f_gt(0.0)?;
-    match problem.mask().row(0) {
-        attention::RowMask::Window { size, .. } => hidden = hidden.f_logical_or(&ahead.f_le(-(size as f64))?)?,
-        attention::RowMask::Documents { starts, .. } => {
-            let starts: Vec<f32> = starts.iter().map(|&start| start as f32).collect();
-            let document =
-                Tensor::f_bucketize(&places, &Tensor::f_from_slice(&starts)?.f_to_device(device)?, false, true)?;
-            hidden = hidden.f_logical_or(&document.f_unsqueeze(0)?.f_ne_tensor(&document.f_unsqueeze(1)?)?)?;
-        }
-        _ => {}
-    }
-    let base = match problem.alibi() {
-        None => ahead.f_zeros_like()?,
-        Some(alibi) => {
-            let slopes: Vec<f32> = alibi.slopes().iter().map(|&slope| slope as f32).collect();
-            let slopes = Tensor::f_from_slice(&slopes)?.f_to_device(device)?.f_view([-1, 1, 1])?;
-            ahead.f_neg()?.f_abs()?.f_neg()?.f_mul(&slopes)?
-        }
-    };
-    let heads = if problem.alibi().is_some() { problem.shape().query_heads as i64 } else { 1 };
-    base.f_masked_fill(&hidden, f64::NEG_INFINITY)?.f_view([1, heads, length, length])?.f_to_kind(kind)
 }
 
 #[cfg(test)]
