@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::layers;
+use super::{Adapter, Memory, layers};
 use crate::data::{Format, OnBadLine, SourceSpec};
 use crate::error::Failure;
 use crate::train::{AdamConfig, Decay, Decayed};
@@ -31,6 +31,12 @@ pub struct Recipe {
     pub sources: Vec<Source>,
     /// Optimizer and learning rate.
     pub optimizer: Optimizer,
+    /// How memory is spent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub memory: Memory,
+    /// Low-rank adapters; absent: every parameter is trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<Adapter>,
     /// Stages, run one after another; each has its own length (as in BTLM's variable sequence length).
     #[serde(rename = "stage")]
     pub stages: Vec<Stage>,
