@@ -6,6 +6,12 @@ use torch_ext::optim::{AdamWGroup, AdamWStep, fused_adamw, global_norm, zero};
 
 use crate::error::Failure;
 
+mod arrival;
+mod bytes;
+
+pub use arrival::Arrival;
+pub use bytes::BLOCK;
+
 #[cfg(test)]
 mod tests;
 
@@ -72,11 +78,6 @@ impl AdamW {
     pub fn new(config: AdamConfig, parameters: Vec<(String, &Tensor)>) -> Result<Self, Failure> {
         let slots = parameters.into_iter().map(|(name, parameter)| Slot::new(name, parameter));
         Ok(Self { config, slots: slots.collect::<Result<_, _>>()?, steps: 0 })
-    }
-
-    /// Bytes of state for each number of parameters of type `kind`.
-    pub fn state_bytes(kind: Kind) -> u64 {
-        if kind == Kind::Float { 8 } else { 12 }
     }
 
     /// Steps taken.

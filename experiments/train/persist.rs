@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::agreement::{Agreement, check_allowed};
 use super::checkpoint::{RunState, read_state};
-use super::optim::AdamW;
+use super::optim::{AdamW, Slot};
 use super::sources::TextSources;
 use super::trainer::{Resume, Trainer};
 use crate::disk;
@@ -93,8 +93,10 @@ impl Trainer {
     }
 
     fn checkpoint_bytes(&self) -> u64 {
-        let kind = self.model.kind();
-        self.model.llama.config.parameter_count() * (kind.elt_size_in_bytes() as u64 + AdamW::state_bytes(kind))
+        let weights = self.model.llama.config.parameter_count() * self.model.kind().elt_size_in_bytes() as u64;
+        let state =
+            |slot: &Slot| AdamW::state_bytes(slot.parameter.kind(), slot.parameter.numel() as u64, &self.recipe.memory);
+        weights + self.optimizer.slots().iter().map(state).sum::<u64>()
     }
 
     /// That every weight is finite: the loss that shows otherwise comes a step after the update that did it.
