@@ -1,7 +1,7 @@
 //! CUDA kernels of our own: attention forward and backward for every mask, ALiBi and the soft cap, in bfloat16, float16 and
 //! float32.
 //!
-//! [`kernels`] is the table of kernels with their text, [`params`] what a launch is told; neither needs libtorch or CUDA.
+//! [`kernels`] is the table of kernels with their text, [`params`] what a launch is told.
 //! The backend `cuda` compiles a kernel for the device found, which takes a second once and is kept on disk, and puts it on
 //! libtorch's own stream. [`verified`] says whether the kernels of a problem have passed the case table on a device of an
 //! architecture: others run only when they are asked for by name, with a warning. [`rotate()`] is the rotary embedding of a
@@ -10,24 +10,12 @@
 pub mod kernels;
 pub mod params;
 
-#[cfg(feature = "torch")]
 mod backend;
-#[cfg(feature = "torch")]
 mod constants;
-#[cfg(feature = "torch")]
-mod manifest;
-#[cfg(feature = "torch")]
 mod ready;
-#[cfg(feature = "torch")]
 mod rotate;
 
-#[cfg(feature = "torch")]
 pub(crate) use backend::Cuda;
-#[cfg(feature = "torch")]
 pub use backend::kernels_of;
-#[cfg(feature = "torch")]
-pub use manifest::{Manifest, ManifestError, Verified, manifest, verified};
-#[cfg(feature = "torch")]
-pub use ready::{compiled, every_kernel, launched, source_hash};
-#[cfg(feature = "torch")]
+pub use ready::{every_kernel, launched, manifest, verified};
 pub use rotate::{RotateError, rotate, rotation_params, rotation_verified};

@@ -27,6 +27,7 @@ mod backend;
 mod bias;
 #[cfg(feature = "torch")]
 mod choice;
+#[cfg(feature = "torch")]
 pub mod cuda;
 #[cfg(feature = "torch")]
 mod dense;

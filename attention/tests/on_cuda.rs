@@ -7,9 +7,10 @@
 use std::collections::BTreeMap;
 
 use attention::cuda::kernels::{HEAD_DIMS, Kernel, Scores};
-use attention::cuda::{every_kernel, kernels_of, launched, rotate, source_hash};
+use attention::cuda::{every_kernel, kernels_of, launched, rotate};
 use attention::{Alibi, AttnProblem, AttnShape, Backend, DType, DocumentStarts, Mask, reference};
 use ndarray::Axis;
+use torch_ext::cuda::{TableKernel, source_hash};
 
 use crate::backward::Truth;
 use crate::support::budget::{Budget, judge, judge_lse};

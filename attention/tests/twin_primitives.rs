@@ -5,6 +5,7 @@ use attention::DType;
 use attention::cuda::kernels::{self, Pass, Scores, Spec};
 use attention::cuda::params::Params;
 use half::{bf16, f16};
+use torch_ext::cuda::TableKernel;
 
 use crate::support::random::Random;
 use crate::twin_machine::{Launch, Program, compile};

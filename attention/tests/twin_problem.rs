@@ -5,6 +5,7 @@ use attention::cuda::params::{self, Params, Strides};
 use attention::{AttnProblem, DType};
 use half::{bf16, f16};
 use ndarray::{Array4, ArrayView4};
+use torch_ext::cuda::TableKernel;
 
 use crate::support::cases::{Case, Inputs};
 use crate::twin_machine::{Launch, Program, compile};

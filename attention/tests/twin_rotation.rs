@@ -6,6 +6,7 @@ use attention::cuda::rotation_params;
 use attention::{AttnProblem, AttnShape, DType};
 use ndarray::Array4;
 use tch::{Kind, Tensor};
+use torch_ext::cuda::TableKernel;
 
 use crate::support::plain::Rounding;
 use crate::support::random::Random;

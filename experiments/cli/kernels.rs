@@ -3,11 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-use attention::cuda::kernels::Kernel;
-use attention::cuda::{compiled, every_kernel, manifest, source_hash};
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use torch_ext::cuda::{Arch, Nvrtc};
+use torch_ext::cuda::{Arch, Nvrtc, TableKernel, Verified, compiled, source_hash};
 
 use super::output::{print, print_json};
 use crate::error::{Failure, FailureKind};
@@ -103,7 +101,7 @@ impl Check {
     fn run(self) -> Result<(), Failure> {
         let nvrtc = Nvrtc::get().map_err(|error| Failure::config(error.to_string()))?;
         let archs = if self.arch.is_empty() { Arch::CHECKED.to_vec() } else { self.arch };
-        let kernels: Vec<Kernel> = every_kernel()
+        let kernels: Vec<Box<dyn TableKernel>> = every_kernel()
             .into_iter()
             .filter(|kernel| self.only.as_ref().is_none_or(|text| kernel.name().contains(text)))
             .collect();
@@ -111,8 +109,8 @@ impl Check {
             let text = self.only.unwrap_or_default();
             return Err(Failure::config(format!("--only {text}: no kernel has that in its name")));
         }
-        let jobs: Vec<(&Kernel, Arch)> =
-            kernels.iter().flat_map(|kernel| archs.iter().map(move |&arch| (kernel, arch))).collect();
+        let jobs: Vec<Job> =
+            kernels.iter().flat_map(|kernel| archs.iter().map(move |&arch| (kernel.as_ref(), arch))).collect();
         let rows = checked(&jobs, nvrtc);
         let at_fault = rows.iter().filter(|row| !row.faults().is_empty()).count();
         match self.json {
@@ -127,8 +125,24 @@ impl Check {
     }
 }
 
+/// Every kernel of this program: those of attention, and those that fuse the rest of training.
+fn every_kernel() -> Vec<Box<dyn TableKernel>> {
+    fn boxed<T: TableKernel + 'static>(kernel: T) -> Box<dyn TableKernel> {
+        Box::new(kernel)
+    }
+    attention::cuda::every_kernel().into_iter().map(boxed).collect()
+}
+
+/// What passed on a device, of every table.
+fn entries() -> impl Iterator<Item = &'static Verified> {
+    attention::cuda::manifest().entries().iter()
+}
+
+/// A kernel and what to compile it for.
+type Job<'a> = (&'a dyn TableKernel, Arch);
+
 /// Compiles on every core, in any order; the rows are in the order of the jobs.
-fn checked(jobs: &[(&Kernel, Arch)], nvrtc: &Nvrtc) -> Vec<Row> {
+fn checked(jobs: &[Job<'_>], nvrtc: &Nvrtc) -> Vec<Row> {
     let mut progress = Progress::new("kernels", jobs.len() as u64);
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
     let next = AtomicUsize::new(0);
@@ -156,13 +170,13 @@ fn checked(jobs: &[(&Kernel, Arch)], nvrtc: &Nvrtc) -> Vec<Row> {
 }
 
 /// The next job that nobody has, and its place.
-fn take<'a>(next: &AtomicUsize, jobs: &[(&'a Kernel, Arch)]) -> Option<(usize, (&'a Kernel, Arch))> {
+fn take<'a>(next: &AtomicUsize, jobs: &[Job<'a>]) -> Option<(usize, Job<'a>)> {
     let at = next.fetch_add(1, Ordering::Relaxed);
     jobs.get(at).map(|&job| (at, job))
 }
 
 impl Row {
-    fn of(kernel: &Kernel, arch: Arch, nvrtc: &Nvrtc) -> Self {
+    fn of(kernel: &dyn TableKernel, arch: Arch, nvrtc: &Nvrtc) -> Self {
         let empty = Self {
             name: kernel.name(),
             arch: arch.to_string(),
@@ -178,13 +192,13 @@ impl Row {
             Err(error) => return Self { error: Some(error.to_string()), ..empty },
         };
         let report = compiled.report();
-        let entry = kernel.spec.pass.entry();
+        let entry = kernel.entry();
         let Some(function) = report.functions.iter().find(|function| function.name == entry) else {
             return Self { error: Some(format!("the assembler says nothing of {entry}")), ..empty };
         };
         Self {
             registers: Some(function.registers),
-            shared_bytes: Some(u64::from(function.shared_bytes) + kernel.shared_bytes as u64),
+            shared_bytes: Some(u64::from(function.shared_bytes) + kernel.shared_bytes() as u64),
             // A function that the entry calls may spill as well.
             spill_bytes: report.functions.iter().map(|function| function.spill_bytes).max(),
             advisories: report.advisories,
@@ -242,7 +256,7 @@ fn or_dash(number: Option<impl ToString>) -> String {
 
 impl List {
     fn run(self) -> Result<(), Failure> {
-        let listed: Vec<Listed> = every_kernel().iter().map(Listed::of).collect();
+        let listed: Vec<Listed> = every_kernel().iter().map(|kernel| Listed::of(kernel.as_ref())).collect();
         if self.json {
             return print_json(&listed);
         }
@@ -262,17 +276,17 @@ impl List {
 }
 
 impl Listed {
-    fn of(kernel: &Kernel) -> Self {
+    fn of(kernel: &dyn TableKernel) -> Self {
         let (name, source) = (kernel.name(), source_hash(kernel));
-        let entries = manifest().entries().iter().filter(|entry| entry.kernel == name);
-        let passed = |entry: &attention::cuda::Verified| Passed {
+        let entries = entries().filter(|entry| entry.kernel == name);
+        let passed = |entry: &Verified| Passed {
             arch: entry.arch.to_string(),
             device: entry.device.clone(),
             date: entry.date.clone(),
             current: entry.source == source,
         };
         let verified = entries.map(passed).collect();
-        Self { name, source, shared_bytes: kernel.shared_bytes, verified }
+        Self { name, source, shared_bytes: kernel.shared_bytes(), verified }
     }
 }
 
@@ -310,7 +324,7 @@ mod tests {
     #[test]
     fn every_job_is_taken_once() {
         let kernels = every_kernel();
-        let jobs: Vec<(&Kernel, Arch)> = kernels.iter().map(|kernel| (kernel, Arch::SM_80)).collect();
+        let jobs: Vec<Job> = kernels.iter().map(|kernel| (kernel.as_ref(), Arch::SM_80)).collect();
         let next = AtomicUsize::new(0);
         let places: Vec<usize> = std::iter::from_fn(|| take(&next, &jobs)).map(|(at, _)| at).collect();
         assert_eq!(places, (0..jobs.len()).collect::<Vec<_>>());

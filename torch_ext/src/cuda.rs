@@ -2,7 +2,8 @@
 //!
 //! [`state`] opens libtorch's CUDA part. The rest is for kernels that libtorch does not have: [`KernelSource`] is compiled by
 //! [`Nvrtc`] for an [`Arch`], which needs no device, the code is kept in a [`Cache`], and a [`Device`] loads and runs it
-//! where libtorch computes. Nothing here is linked: what is not there is an answer with a reason.
+//! where libtorch computes. A [`TableKernel`] says what a table of kernels knows of one, and a [`Manifest`] which of them passed
+//! their cases on a device. Nothing here is linked: what is not there is an answer with a reason.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,8 +16,10 @@ mod device;
 mod error;
 mod launch;
 mod load;
+mod manifest;
 mod nvrtc;
 mod ptxas;
+mod table;
 
 pub use arch::{Arch, ArchError, Capability};
 pub use cache::{CACHE_VARIABLE, Cache, Key};
@@ -24,8 +27,10 @@ pub use compile::{Compiled, KernelSource};
 pub use device::Device;
 pub use error::CudaError;
 pub use launch::{Kernel, Launch};
+pub use manifest::{Manifest, ManifestError, Verified};
 pub use nvrtc::{NVRTC_VARIABLE, Nvrtc};
 pub use ptxas::{FunctionReport, PtxasReport};
+pub use table::{PRIMITIVES, Ready, TableKernel, compiled, source_hash, source_of};
 
 /// The variable that names libtorch's CUDA library, or the folder that holds it.
 pub const LIBRARY_VARIABLE: &str = "BOWLINE_LIBTORCH_CUDA";

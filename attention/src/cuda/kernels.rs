@@ -1,13 +1,15 @@
 //! The table of CUDA kernels: which there are, their text, and everything that a launch needs to know.
 //!
-//! A kernel is one text compiled for one [`Spec`] by definitions; [`Kernel::source`] needs no include path and no headers.
-//! It is compiled with `-std=c++17` and [`Kernel::options`], as NVRTC takes them, and has one entry point, whose only
+//! A kernel is one text compiled for one [`Spec`] by definitions; [`TableKernel::source`] needs no include path and no headers.
+//! It is compiled with `-std=c++17` and [`TableKernel::options`], as NVRTC takes them, and has one entry point, whose only
 //! argument is [`Params`] by value. A launch has [`Kernel::grid`] blocks of [`Kernel::threads`]
 //! threads with [`Kernel::shared_bytes`] of dynamic shared memory (above 48 KiB after the function's attribute is raised).
 //! No kernel needs more than 99 KiB, which every device from sm_80 on gives.
 //!
 //! Backward is `Prepare`, then `Keys` and `Queries` in any order; it is deterministic. Each writes every element of its
 //! results (blind rows and keys that nobody sees become zero), so nothing needs to be zeroed before.
+
+use torch_ext::cuda::{PRIMITIVES, TableKernel};
 
 use super::params::Params;
 use crate::error::DType;
@@ -226,10 +228,9 @@ fn tiles(spec: Spec) -> (usize, usize, usize, usize) {
     }
 }
 
-impl Kernel {
-    /// One word for reports: `forward_bf16_128_plain`.
-    #[must_use]
-    pub fn name(&self) -> String {
+impl TableKernel for Kernel {
+    /// As `forward_bf16_128_plain`.
+    fn name(&self) -> String {
         let Spec { pass, dtype, head_dim, scores } = self.spec;
         let element = match dtype {
             DType::BF16 => "bf16",
@@ -240,11 +241,13 @@ impl Kernel {
         format!("{pass}_{element}_{head_dim}_{}", scores.name())
     }
 
-    /// The files that make up the text, by name, in order; the first holds what a kernel asks of the device beyond C++.
-    #[must_use]
-    pub fn parts(&self) -> Vec<(&'static str, &'static str)> {
+    fn entry(&self) -> &'static str {
+        self.spec.pass.entry()
+    }
+
+    fn parts(&self) -> Vec<(&'static str, &'static str)> {
         let mut parts = vec![
-            ("primitives.cuh", include_str!("../../cuda/primitives.cuh")),
+            PRIMITIVES,
             ("params.cuh", include_str!("../../cuda/params.cuh")),
             ("mask.cuh", include_str!("../../cuda/mask.cuh")),
             ("scores.cuh", include_str!("../../cuda/scores.cuh")),
@@ -260,12 +263,16 @@ impl Kernel {
         parts
     }
 
-    /// The whole text, complete without any header.
-    #[must_use]
-    pub fn source(&self) -> String {
-        self.parts().into_iter().map(|(file, text)| format!("#line 1 \"{file}\"\n{text}\n")).collect()
+    fn options(&self) -> Vec<String> {
+        self.defines().into_iter().map(|(name, value)| format!("-D{name}={value}")).collect()
     }
 
+    fn shared_bytes(&self) -> usize {
+        self.shared_bytes
+    }
+}
+
+impl Kernel {
     /// Definitions that make the text this kernel.
     #[must_use]
     pub fn defines(&self) -> Vec<(&'static str, usize)> {
@@ -292,12 +299,6 @@ impl Kernel {
             (Pass::Queries, ..) | (Pass::Forward, 128, Scores::Plain) => 2,
             _ => 4,
         }
-    }
-
-    /// The definitions as options of a compiler, `-DNAME=VALUE`.
-    #[must_use]
-    pub fn options(&self) -> Vec<String> {
-        self.defines().into_iter().map(|(name, value)| format!("-D{name}={value}")).collect()
     }
 
     /// Threads in a block, all in x.

@@ -1,41 +1,28 @@
-//! Kernels of the table made ready for a device.
+//! Kernels of the table made ready for a device, and which of them were verified: `kernels.json`, beside the crate's own
+//! manifest, lists those that passed the case table.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
-use torch_ext::cuda::{Arch, Cache, Compiled, CudaError, Device, Kernel as Code, KernelSource, Nvrtc};
+use torch_ext::cuda::{Arch, CudaError, Device, Kernel as Code, Manifest, Ready, TableKernel};
 
+use super::backend::kernels_of;
 use super::kernels::{Kernel, Spec, kernel, others, table};
-use super::manifest::{manifest, source_of};
+use crate::error::DType;
+use crate::problem::AttnProblem;
 
-/// Kernels with their code, by device and spec.
-type Ready = HashMap<(usize, Spec), (Kernel, Code)>;
+/// The file, as it was when this was built.
+const TEXT: &str = include_str!("../../kernels.json");
 
 /// Those that were made ready.
-static READY: Mutex<Option<Ready>> = Mutex::new(None);
+static READY: Ready<Spec, Kernel> = Ready::new();
 
-/// The kernel of a spec with its code on a device; none if the table has none. The first time it is compiled or read from
-/// the cache, and one that was not verified on such a device is told on standard error.
+/// The kernel of a spec with its code on a device; none if the table has none.
 pub(super) fn ready(device: &Device, spec: Spec) -> Result<Option<(Kernel, Code)>, CudaError> {
-    let mut known = READY.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = known.get_or_insert_default();
-    if let Some(found) = known.get(&(device.ordinal(), spec)) {
-        return Ok(Some(found.clone()));
-    }
-    let Some(kernel) = kernel(spec) else { return Ok(None) };
-    let name = kernel.name();
-    if !manifest().holds(&name, device.arch()) {
-        eprintln!(
-            "warning: the CUDA kernel {name} was never verified on a device of {}; `bowline kernels list` says which were",
-            device.arch()
-        );
-    }
-    let code = source_of(&kernel, |source| device.kernel(&name, source, spec.pass.entry()))?;
-    known.insert((device.ordinal(), spec), (kernel.clone(), code));
-    Ok(Some((kernel, code)))
+    READY.get(device, spec, manifest(), || kernel(spec))
 }
 
-/// Every kernel of this build: those of attention problems in any element type, and rotation.
+/// Every kernel of this crate: those of attention problems in any element type, and rotation.
 #[must_use]
 pub fn every_kernel() -> Vec<Kernel> {
     table().into_iter().chain(others()).collect()
@@ -44,22 +31,55 @@ pub fn every_kernel() -> Vec<Kernel> {
 /// Names of the kernels that this process has put on a device.
 #[must_use]
 pub fn launched(device: usize) -> BTreeSet<String> {
-    let known = READY.lock().unwrap_or_else(PoisonError::into_inner);
-    let of_device = known.iter().flatten().filter(|((ordinal, _), _)| *ordinal == device);
-    of_device.map(|(_, (kernel, _))| kernel.name()).collect()
+    READY.names(device)
 }
 
-/// A kernel's machine code for an architecture; needs no device. With a cache, from there if it is there.
-///
-/// # Errors
-///
-/// [`CudaError::Compile`] with the compiler's words.
-pub fn compiled(kernel: &Kernel, nvrtc: &Nvrtc, arch: Arch, cache: Option<&Cache>) -> Result<Compiled, CudaError> {
-    source_of(kernel, |source| source.compiled_with(nvrtc, arch, cache))
+/// The manifest of this build.
+pub fn manifest() -> &'static Manifest {
+    static READ: OnceLock<Manifest> = OnceLock::new();
+    // A test reads the file; should it be wrong nevertheless, no kernel counts as verified.
+    READ.get_or_init(|| Manifest::parse(TEXT, &every_kernel()).unwrap_or_default())
 }
 
-/// The hash of a kernel's text and options, in hexadecimal, by which the manifest knows it.
+/// Whether every kernel that a problem needs, forward and backward, passed the case table on a device of this
+/// architecture, in the text that this build has. Only then may it be chosen without being asked for.
 #[must_use]
-pub fn source_hash(kernel: &Kernel) -> String {
-    source_of(kernel, |source: &KernelSource<'_>| source.hash().to_hex().to_string())
+pub fn verified(problem: &AttnProblem, dtype: DType, arch: Arch) -> bool {
+    !manifest().is_empty()
+        && kernels_of(problem, dtype)
+            .is_some_and(|kernels| kernels.iter().all(|kernel| manifest().holds(&kernel.name(), arch)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use torch_ext::cuda::source_hash;
+
+    use super::*;
+    use crate::AttnShape;
+
+    #[test]
+    fn the_file_of_this_build_is_read_and_names_kernels_of_the_table() {
+        let read = Manifest::parse(TEXT, &every_kernel()).unwrap();
+        assert_eq!(&read, manifest());
+        let names: HashSet<String> = every_kernel().iter().map(Kernel::name).collect();
+        for entry in read.entries() {
+            assert!(names.contains(&entry.kernel), "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn the_hash_of_every_kernel_is_its_own() {
+        let hashes: HashSet<String> = every_kernel().iter().map(|kernel| source_hash(kernel)).collect();
+        assert_eq!(hashes.len(), every_kernel().len());
+    }
+
+    #[test]
+    fn what_no_kernel_is_made_for_is_never_verified() {
+        let shape = AttnShape { batch: 1, query_heads: 1, key_heads: 1, query_len: 8, key_len: 8, head_dim: 64 };
+        let problem = AttnProblem::new(shape).unwrap();
+        assert!(!verified(&problem, DType::F64, Arch::SM_90A));
+        assert!(!verified(&problem, DType::BF16, "sm_123".parse().unwrap()));
+    }
 }

@@ -1,13 +1,12 @@
 //! Rotary position embedding of a tensor in place (Su et al. 2021, equation 15), and back, which is its gradient.
 
 use tch::{Device, Kind, Tensor};
-use torch_ext::cuda::{self, Arch, CudaError, Launch};
+use torch_ext::cuda::{self, Arch, CudaError, Launch, TableKernel};
 
 use super::backend::{MOST_BLOCKS, address, is_readable};
 use super::kernels::rotation;
-use super::manifest::manifest;
 use super::params::{MAX_LENGTH, Params, Strides};
-use super::ready::ready;
+use super::ready::{manifest, ready};
 use crate::error::{AttnError, DType};
 use crate::tensors::dtype_of;
 

@@ -1,4 +1,4 @@
-//! Comparison classes and seeded data shared by the tests.
+//! Comparison classes, seeded data and the host twin of the CUDA kernels, shared by the tests.
 //!
 //! ```
 //! use testkit::{Class, SplitMix64, assert_same};
@@ -10,6 +10,7 @@
 
 mod compare;
 mod random;
+pub mod twin;
 
 pub use compare::{Class, Mismatch, Real, assert_same, same};
 pub use random::SplitMix64;

@@ -136,6 +136,8 @@ DEVICE float exp2_fast(float x) { return flushed(std::exp2(flushed(x))); }
 DEVICE float reciprocal_fast(float x) { return flushed(1.0f / x); }
 DEVICE float log2_fast(float x) { return std::log2(x); }
 DEVICE float fma_(float a, float b, float c) { return std::fma(a, b, c); }
+DEVICE float divide(float a, float b) { return a / b; }
+DEVICE float square_root(float x) { return std::sqrt(x); }
 DEVICE float max_(float a, float b) { return std::fmax(a, b); }
 DEVICE int max_(int a, int b) { return a > b ? a : b; }
 DEVICE int min_(int a, int b) { return a < b ? a : b; }
@@ -156,9 +158,14 @@ template <class T> DEVICE void store_global(void *to, T value) {
 }
 DEVICE float load_float(const float *from) { return load_global<float>(from); }
 DEVICE int load_int(const int *from) { return load_global<int>(from); }
+DEVICE long long load_long(const long long *from) { return load_global<long long>(from); }
+DEVICE u16 load_u16(const void *from) { return load_global<u16>(from); }
+DEVICE unsigned char load_byte(const void *from) { return load_global<unsigned char>(from); }
 DEVICE Chunk load_chunk(const void *from) { return load_global<Chunk>(from); }
 DEVICE void store_float(float *to, float value) { store_global(to, value); }
 DEVICE void store_word(void *to, u32 word) { store_global(to, word); }
+DEVICE void store_u16(void *to, u16 bits) { store_global(to, bits); }
+DEVICE void store_byte(void *to, unsigned char byte) { store_global(to, byte); }
 DEVICE void store_chunk(void *to, Chunk chunk) { store_global(to, chunk); }
 DEVICE void add_to_float(float *to, float value) { store_global(to, load_global<float>(to) + value); }
 

@@ -1,7 +1,8 @@
-// One launch, read from standard input and answered on standard output; src: tests/twin_machine.rs.
+// One launch, read from standard input and answered on standard output, as testkit's twin.rs writes and reads them.
 //
-// In: u32 grid[3], threads, shared bytes, seed, size of Params, buffers; Params, whose first POINTERS fields hold 0 or the
-// number of a buffer, from 1 on; then each buffer as u64 size and bytes. Out: the buffers' bytes in order; u64 conflicts.
+// In: u32 grid[3], threads, shared bytes, seed, size of Params, buffers, pointers; Params, whose first fields, as many as
+// there are pointers, hold 0 or the number of a buffer, from 1 on; then each buffer as u64 size and bytes.
+// Out: the buffers' bytes in order; u64 conflicts.
 #pragma once
 
 static Params launch_params;
@@ -12,8 +13,7 @@ static void read_all(void *to, size_t size) {
 }
 
 int main() {
-    const int POINTERS = 16;
-    u32 header[8];
+    u32 header[9];
     read_all(header, sizeof header);
     if (header[6] != sizeof(Params)) twin::fail("Params has %u bytes there and %d here", header[6], (int)sizeof(Params));
     read_all(&launch_params, sizeof launch_params);
@@ -28,7 +28,7 @@ int main() {
         read_all(buffer.bytes, buffer.size);
     }
     uint64_t *pointers = (uint64_t *)&launch_params;
-    for (int i = 0; i < POINTERS; i++)
+    for (u32 i = 0; i < header[8]; i++)
         if (pointers[i]) pointers[i] = (uint64_t)twin::buffers[pointers[i] - 1].bytes;
     for (int i = 0; i < 3; i++) twin::grid_size[i] = (int)header[i];
     twin::shared_size = header[4];

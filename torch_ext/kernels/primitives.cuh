@@ -108,6 +108,9 @@ DEVICE float log2_fast(float x) {
     return y;
 }
 DEVICE float fma_(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// Rounded to nearest, as IEEE 754 has them.
+DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+DEVICE float square_root(float x) { return __fsqrt_rn(x); }
 DEVICE float max_(float a, float b) { return fmaxf(a, b); }
 DEVICE int max_(int a, int b) { return a > b ? a : b; }
 DEVICE int min_(int a, int b) { return a < b ? a : b; }
@@ -116,9 +119,14 @@ DEVICE float infinity() { return __int_as_float(0x7f800000); }
 
 DEVICE float load_float(const float *from) { return *from; }
 DEVICE int load_int(const int *from) { return *from; }
+DEVICE long long load_long(const long long *from) { return *from; }
+DEVICE u16 load_u16(const void *from) { return *(const u16 *)from; }
+DEVICE unsigned char load_byte(const void *from) { return *(const unsigned char *)from; }
 DEVICE Chunk load_chunk(const void *from) { return *(const Chunk *)from; }
 DEVICE void store_float(float *to, float value) { *to = value; }
 DEVICE void store_word(void *to, u32 word) { *(u32 *)to = word; }
+DEVICE void store_u16(void *to, u16 bits) { *(u16 *)to = bits; }
+DEVICE void store_byte(void *to, unsigned char byte) { *(unsigned char *)to = byte; }
 DEVICE void store_chunk(void *to, Chunk chunk) { *(Chunk *)to = chunk; }
 DEVICE void add_to_float(float *to, float value) { atomicAdd(to, value); }
 
