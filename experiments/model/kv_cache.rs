@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::config::ModelConfig;
-use super::llama::Pass;
+use super::pass::Pass;
 use crate::error::Failure;
 
 /// Buffers `[batch, key_heads, capacity, head_dim]` for every block, filled up to a length.

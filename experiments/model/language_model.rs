@@ -10,7 +10,8 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::extrapolation::Extrapolation;
 use super::kv_cache::KvCache;
-use super::llama::{Llama, Pass};
+use super::llama::Llama;
+use super::pass::Pass;
 use super::positions::PlanTensors;
 use crate::error::Failure;
 

@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use attention::Backend;
 use tch::{Device, Kind, Tensor};
 
+use super::block::{Block, Heads};
 use super::config::ModelConfig;
-use super::llama::{Block, Linear, Llama};
+use super::linear::Linear;
+use super::llama::Llama;
+use super::norm::Norm;
 use super::weights::{Checkpoint, Dtype};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
@@ -79,7 +82,7 @@ impl Llama {
         Ok(Self {
             embedding: read("model.embed_tokens.weight")?,
             blocks,
-            norm: read("model.norm.weight")?,
+            norm: Norm { weight: read("model.norm.weight")?, epsilon: config.norm_epsilon },
             head,
             backend,
             config,
@@ -97,13 +100,18 @@ fn block(
         let bias = if bias { Some(tensor(&format!("{name}.bias"))?) } else { None };
         Ok(Linear { weight: tensor(&format!("{name}.weight"))?, bias })
     };
+    let norm = |name: &str| -> Result<Norm, Failure> {
+        Ok(Norm { weight: tensor(&format!("{name}.weight"))?, epsilon: config.norm_epsilon })
+    };
+    let (query, key, dim) = config.head_shape();
     Ok(Block {
-        input_norm: tensor("input_layernorm.weight")?,
+        heads: Heads { query, key, dim },
+        input_norm: norm("input_layernorm")?,
         query: linear("self_attn.q_proj", config.attention_bias)?,
         key: linear("self_attn.k_proj", config.attention_bias)?,
         value: linear("self_attn.v_proj", config.attention_bias)?,
         output: linear("self_attn.o_proj", config.attention_bias)?,
-        post_norm: tensor("post_attention_layernorm.weight")?,
+        post_norm: norm("post_attention_layernorm")?,
         gate: linear("mlp.gate_proj", config.mlp_bias)?,
         up: linear("mlp.up_proj", config.mlp_bias)?,
         down: linear("mlp.down_proj", config.mlp_bias)?,

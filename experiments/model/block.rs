@@ -1,0 +1,170 @@
+//! One block of LLaMA (Touvron et al. 2023, section 2.2): `h = x + attention(norm(x))`, `y = h + mlp(norm(h))`.
+
+use attention::{Backend, Mask};
+use tch::Tensor;
+
+use super::kv_cache::KvCache;
+use super::linear::Linear;
+use super::norm::Norm;
+use super::pass::Pass;
+use crate::error::Failure;
+
+/// Tokens that go through an MLP at once where no gradient is recorded: `inner` is the widest thing that a long text would
+/// otherwise be held at.
+const MLP_TOKENS: i64 = 8192;
+
+/// How projections are cut into heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Of queries.
+    pub query: i64,
+    /// Of keys and values.
+    pub key: i64,
+    /// Size of each.
+    pub dim: i64,
+}
+
+/// One block.
+#[derive(Debug)]
+pub struct Block {
+    /// How projections are cut into heads.
+    pub heads: Heads,
+    /// Norm before attention.
+    pub input_norm: Norm,
+    /// Query projection.
+    pub query: Linear,
+    /// Key projection.
+    pub key: Linear,
+    /// Value projection.
+    pub value: Linear,
+    /// Output projection.
+    pub output: Linear,
+    /// Norm before the MLP.
+    pub post_norm: Norm,
+    /// Gate projection of SwiGLU.
+    pub gate: Linear,
+    /// Up projection of SwiGLU.
+    pub up: Linear,
+    /// Down projection of SwiGLU.
+    pub down: Linear,
+}
+
+/// Where a block reads from beside its input.
+pub(super) struct Reading<'a> {
+    /// Positions and mask of the tokens.
+    pub pass: &'a Pass<'a>,
+    /// Who computes attention.
+    pub backend: Backend,
+    /// Keys and values of tokens before, and which block's these are.
+    pub cache: Option<(&'a mut KvCache, usize)>,
+    /// First token whose output is wanted; of those before it keys and values alone are computed.
+    pub from: i64,
+}
+
+impl Block {
+    /// Output `[batch, length - from, hidden]` for input `[batch, length, hidden]`.
+    pub(super) fn forward(&self, x: &Tensor, reading: Reading<'_>) -> Result<Tensor, Failure> {
+        let from = reading.from;
+        let h = later(x, from) + self.attended(&self.input_norm.forward(x), reading)?;
+        Ok(&h + self.fed_forward(&h))
+    }
+
+    /// Attention of the tokens from `from` on to all of them, `[batch, length - from, hidden]`.
+    fn attended(&self, x: &Tensor, reading: Reading<'_>) -> Result<Tensor, Failure> {
+        let Reading { pass, backend, cache, from } = reading;
+        let (q, k) = (self.query.forward(&later(x, from)), self.key.forward(x));
+        let (q, k) = (self.split(&q, self.heads.query), self.split(&k, self.heads.key));
+        let asking = pass.later(from)?;
+        let (q, k) = match pass.plan.extrapolation() {
+            // [batch, heads, length - from, head_dim] and [batch, key_heads, length, head_dim]
+            None => {
+                let rotated = |x, offset| pass.plan.rotated_over(x, offset, backend);
+                (rotated(q, asking.offset)?, rotated(k, pass.offset)?)
+            }
+            // Rotated inside attention, at more than one position each.
+            Some(_) => (q, k),
+        };
+        let v = self.split(&self.value.forward(x), self.heads.key);
+        let (k, v) = match cache {
+            Some((cache, index)) => cache.appended(index, &k, &v), // [batch, key_heads, total, head_dim]
+            None => (k, v),
+        };
+        let mixed = mixed(backend, &asking, &q, &k, &v)?; // [batch, heads, length - from, head_dim]
+        Ok(self.output.forward(&self.merged(&mixed)))
+    }
+
+    /// `[batch, length, heads * head_dim]` as `[batch, heads, length, head_dim]`.
+    fn split(&self, x: &Tensor, heads: i64) -> Tensor {
+        let batch = x.size()[0];
+        x.view([batch, -1, heads, self.heads.dim]).transpose(1, 2)
+    }
+
+    /// `[batch, heads, length, head_dim]` as `[batch, length, heads * head_dim]`.
+    fn merged(&self, x: &Tensor) -> Tensor {
+        let size = x.size();
+        x.transpose(1, 2).reshape([size[0], size[2], self.heads.query * self.heads.dim])
+    }
+
+    /// The MLP's part of a block, `[batch, length, hidden]`; every position is on its own.
+    fn fed_forward(&self, x: &Tensor) -> Tensor {
+        let part = |x: &Tensor| self.mlp(&self.post_norm.forward(x));
+        let length = x.size()[1];
+        if length <= MLP_TOKENS || x.requires_grad() {
+            return part(x);
+        }
+        let starts = (0..length).step_by(MLP_TOKENS as usize);
+        let pieces: Vec<Tensor> =
+            starts.map(|start| part(&x.narrow(1, start, MLP_TOKENS.min(length - start)))).collect();
+        Tensor::cat(&pieces, 1)
+    }
+
+    /// SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`.
+    fn mlp(&self, x: &Tensor) -> Tensor {
+        self.down.forward(&(self.gate.forward(x).silu() * self.up.forward(x)))
+    }
+
+    /// Its linear maps, with their names in a checkpoint.
+    pub fn linears(&self) -> [(&'static str, &Linear); 7] {
+        [
+            ("self_attn.q_proj", &self.query),
+            ("self_attn.k_proj", &self.key),
+            ("self_attn.v_proj", &self.value),
+            ("self_attn.o_proj", &self.output),
+            ("mlp.gate_proj", &self.gate),
+            ("mlp.up_proj", &self.up),
+            ("mlp.down_proj", &self.down),
+        ]
+    }
+
+    /// Every parameter with its name inside the block.
+    pub(super) fn parameters(&self) -> Vec<(String, &Tensor)> {
+        let mut all = vec![
+            ("input_layernorm.weight".to_owned(), &self.input_norm.weight),
+            ("post_attention_layernorm.weight".to_owned(), &self.post_norm.weight),
+        ];
+        for (name, linear) in self.linears() {
+            all.extend(linear.parameters().into_iter().map(|(part, tensor)| (format!("{name}.{part}"), tensor)));
+        }
+        all
+    }
+}
+
+/// `x` `[batch, length, ..]` from the `from`th token on.
+fn later(x: &Tensor, from: i64) -> Tensor {
+    match from {
+        0 => x.shallow_clone(),
+        _ => x.narrow(1, from, x.size()[1] - from).contiguous(),
+    }
+}
+
+/// Attention `[batch, heads, length, head_dim]` of q in that shape over k and v `[batch, key_heads, total, head_dim]`.
+fn mixed(backend: Backend, pass: &Pass, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, Failure> {
+    if let Some(method) = pass.plan.extrapolation() {
+        if pass.mask != (Mask::Causal { offset: pass.offset }) {
+            let mask = pass.mask.name();
+            return Err(Failure::config(format!("{method} takes causal attention, not the {mask} mask")));
+        }
+        return method.attend(backend, pass.plan, (q, k, v), pass.offset);
+    }
+    Ok(backend.forward(&pass.problem(q, k)?, q, k, v)?)
+}
