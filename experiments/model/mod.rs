@@ -15,6 +15,7 @@ mod pass;
 mod positions;
 mod rotation;
 mod sampler;
+mod shapes;
 pub mod weights;
 
 pub use attention::{auto as auto_backend, backend_on, is_auto as is_auto_backend, libtorch_kernel};
@@ -32,3 +33,4 @@ pub use pass::Pass;
 pub use positions::PlanTensors;
 pub use rotation::RotationError;
 pub use sampler::Sampler;
+pub use shapes::{known_shape, known_shapes};
