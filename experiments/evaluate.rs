@@ -184,11 +184,11 @@ pub fn failure(error: EvalError) -> Failure {
 ///
 /// When a file cannot be read.
 pub fn weights_hash(dir: &Path) -> Result<String, Failure> {
-    let checkpoint = crate::model::weights::Checkpoint::open(dir)?;
+    let stored = crate::model::Stored::open(dir)?;
     let mut hasher = blake3::Hasher::new();
-    for file in checkpoint.files() {
-        let opened = std::fs::File::open(file).map_err(|error| crate::error::io_failure("read", file, &error))?;
-        hasher.update_reader(opened).map_err(|error| crate::error::io_failure("read", file, &error))?;
+    for file in stored.files() {
+        let opened = std::fs::File::open(&file).map_err(|error| crate::error::io_failure("read", &file, &error))?;
+        hasher.update_reader(opened).map_err(|error| crate::error::io_failure("read", &file, &error))?;
     }
     Ok(hasher.finalize().to_hex().to_string())
 }

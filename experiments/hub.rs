@@ -1,4 +1,4 @@
-//! A model's name to the folder that holds its files: a folder, `bundled`, or a Hub id in the local cache.
+//! A model's name to what holds it: a folder, a GGUF file, `bundled`, or a Hub id in the local cache.
 //!
 //! Offline first: [`resolve`] never goes to the network; [`fetch()`] does, and leaves what it brings in the cache that
 //! Python's huggingface_hub uses too, in the same layout:
@@ -30,6 +30,8 @@ pub const BUNDLED: &str = "bundled";
 pub enum ModelSource {
     /// A folder that the user named.
     Folder,
+    /// A GGUF file that the user named, or the only one in a folder without `config.json`.
+    Gguf,
     /// The model that comes with Bowline.
     Bundled,
     /// The Hub cache, at this commit.
@@ -39,12 +41,12 @@ pub enum ModelSource {
     },
 }
 
-/// A folder with `config.json`, the tokenizer and the weights.
+/// A folder with `config.json`, the tokenizer and the weights, or one file with all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFiles {
-    /// The folder.
+    /// The folder, or the GGUF file.
     pub dir: PathBuf,
-    /// A name for reports: the Hub id, `bundled`, or the folder's name.
+    /// A name for reports: the Hub id, `bundled`, or the name of folder or file.
     pub id: String,
     /// Where it came from.
     pub source: ModelSource,
@@ -71,9 +73,9 @@ pub fn resolve(model: &str) -> Result<ModelFiles, HubError> {
     resolve_with(&HubEnv::from_env()?, model)
 }
 
-/// Finds the folder of `model` without going to the network.
+/// Finds the folder or file of `model` without going to the network.
 ///
-/// `bundled`, then an existing folder, then `ORG/NAME` or `ORG/NAME@REVISION` in the cache. A folder named `bundled`
+/// `bundled`, then an existing folder or GGUF file, then `ORG/NAME` or `ORG/NAME@REVISION` in the cache. A folder named `bundled`
 /// is reached as `./bundled`.
 ///
 /// # Errors
@@ -89,7 +91,7 @@ pub fn resolve_with(env: &HubEnv, model: &str) -> Result<ModelFiles, HubError> {
         return folder(path, name.unwrap_or_else(|| model.to_owned()), ModelSource::Folder);
     }
     if path.exists() {
-        return Err(HubError::IsAFile { path: path.to_path_buf() });
+        return gguf(path);
     }
     let (id, revision) = model.split_once('@').unwrap_or((model, names::MAIN));
     if names::check_id(id).is_err() || path.is_absolute() {
@@ -100,9 +102,36 @@ pub fn resolve_with(env: &HubEnv, model: &str) -> Result<ModelFiles, HubError> {
 }
 
 fn folder(dir: &Path, id: String, source: ModelSource) -> Result<ModelFiles, HubError> {
-    match dir.join("config.json").is_file() {
-        true => Ok(ModelFiles { dir: dir.to_path_buf(), id, source }),
-        false => Err(HubError::NoConfig { dir: dir.to_path_buf() }),
+    if dir.join("config.json").is_file() {
+        return Ok(ModelFiles { dir: dir.to_path_buf(), id, source });
+    }
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files: Vec<PathBuf> = entries.filter(|path| is_named_gguf(path) && path.is_file()).collect();
+    match files.as_slice() {
+        [] => Err(HubError::NoConfig { dir: dir.to_path_buf() }),
+        [only] => gguf(only),
+        _ => Err(HubError::SeveralGguf { dir: dir.to_path_buf(), count: files.len() }),
+    }
+}
+
+fn is_named_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// A file that says it is GGUF, by its name or by its first bytes; whether it is one, its reader sees.
+fn gguf(path: &Path) -> Result<ModelFiles, HubError> {
+    use std::io::Read;
+    let begins_so = || {
+        let mut first = [0; 4];
+        let opened = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first));
+        opened.is_ok() && first == crate::model::gguf::MAGIC
+    };
+    match path.is_file() && (is_named_gguf(path) || begins_so()) {
+        true => {
+            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            Ok(ModelFiles { dir: path.to_path_buf(), id, source: ModelSource::Gguf })
+        }
+        false => Err(HubError::IsAFile { path: path.to_path_buf() }),
     }
 }
 

@@ -5,9 +5,11 @@
 //! is left becomes an error. Truncation, padding and BPE dropout stored in the file are taken out before loading: they
 //! belong to somebody's training run, and truncation would silently cut every long document.
 
+mod built;
 mod precheck;
 mod special;
 
+pub use built::Built;
 pub use precheck::precheck;
 pub use special::Special;
 
@@ -15,15 +17,26 @@ use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use serde_json::Value;
 
+use crate::error::{Failure, io_failure};
 use crate::fault::Fault;
 use crate::json::{self, JsonError};
 
 /// Size cap of a `tokenizer.json`; vocabularies of 256 thousand tokens take about 35 MB.
 pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Tokenizer files that go with a model.
+const FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+];
 
 /// Text that any tokenizer must be able to encode; it reaches the unknown-token and byte-fallback paths too.
 const PROBE: &str = "Hello world, 12345.\n\u{e9}\u{4e2d} \u{1f600}\tend";
@@ -105,6 +118,8 @@ pub struct Tokenizer {
     hash: String,
     rows: usize,
     special: Special,
+    /// Files to write for it, when it was not read from files of its own.
+    files: Option<Arc<[(&'static str, String)]>>,
 }
 
 impl Tokenizer {
@@ -128,19 +143,48 @@ impl Tokenizer {
         let bytes = json::read_capped(path, MAX_TOKENIZER_BYTES)?;
         let parsed = json::parse_json(&bytes);
         let value = parsed.map_err(|fault| JsonError::Text { path: path.to_path_buf(), fault })?;
-        let malformed = |problems| TokenizerError::Malformed { path: path.to_path_buf(), problems };
-        precheck(&value, vocab_rows).map_err(malformed)?;
-        let added = precheck::added_tokens(&value);
-        let inner = load(path, value)?;
-        let moved = moved_tokens(&inner, &added);
-        if !moved.is_empty() {
-            return Err(malformed(moved));
-        }
+        let inner = checked(path, value, vocab_rows)?;
         let special = Special::beside(path, &inner, vocab_rows)?;
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        let loaded = Self { inner, path: path.to_path_buf(), hash, rows: vocab_rows, special };
+        let loaded = Self { inner, path: path.to_path_buf(), hash, rows: vocab_rows, special, files: None };
         loaded.probe()?;
         Ok(loaded)
+    }
+
+    /// A tokenizer that was made from what `path` says, for a model whose embedding has `vocab_rows` rows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::from_file`].
+    pub fn from_built(path: &Path, built: Built, vocab_rows: usize) -> Result<Self, TokenizerError> {
+        let special = Special { bos: built.bos, stops: built.stops.clone() };
+        let files = built.files();
+        let hash = blake3::hash(files[0].1.as_bytes()).to_hex().to_string();
+        let inner = checked(path, built.tokenizer, vocab_rows)?;
+        let files = Some(Arc::from(files));
+        let loaded = Self { inner, path: path.to_path_buf(), hash, rows: vocab_rows, special, files };
+        loaded.probe()?;
+        Ok(loaded)
+    }
+
+    /// Writes the tokenizer's files into the folder of a model: copies of those that it was read from, or those that say
+    /// what it was made from.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<(), Failure> {
+        if let Some(files) = &self.files {
+            return files.iter().try_for_each(|(name, text)| {
+                let target = dir.join(name);
+                crate::atomic::write_bytes(&target, text.as_bytes()).map_err(|e| io_failure("write", &target, &e))
+            });
+        }
+        let beside = self.path.parent().unwrap_or(Path::new("."));
+        FILES.iter().filter(|name| beside.join(name).is_file()).try_for_each(|name| {
+            let target = dir.join(name);
+            crate::disk::copy(&beside.join(name), &target).map_err(|error| io_failure("write", &target, &error))
+        })
     }
 
     /// Token ids of a text, without special tokens around it.
@@ -232,6 +276,16 @@ impl Tokenizer {
     ) -> Result<T, TokenizerError> {
         fenced(&self.path, doing, call)
     }
+}
+
+/// The crate's tokenizer of a parsed `tokenizer.json` that passed every check.
+fn checked(path: &Path, value: Value, rows: usize) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let malformed = |problems| TokenizerError::Malformed { path: path.to_path_buf(), problems };
+    precheck(&value, rows).map_err(malformed)?;
+    let added = precheck::added_tokens(&value);
+    let inner = load(path, value)?;
+    let moved = moved_tokens(&inner, &added);
+    if moved.is_empty() { Ok(inner) } else { Err(malformed(moved)) }
 }
 
 fn load(path: &Path, mut value: Value) -> Result<tokenizers::Tokenizer, TokenizerError> {

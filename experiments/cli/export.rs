@@ -15,7 +15,7 @@ use crate::train::{Store, restore_masters};
 /// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// A run folder (its newest checkpoint is taken), a checkpoint, or a model folder
+    /// A run folder (its newest checkpoint is taken), a checkpoint, a model folder, or a GGUF file
     from: PathBuf,
     /// Folder to write; it must not exist yet
     to: PathBuf,
@@ -57,13 +57,13 @@ impl Export {
     }
 }
 
-/// The folder itself if it is a model, else the newest checkpoint of the run in it.
+/// The folder or file itself if it is a model, else the newest checkpoint of the run in it.
 ///
 /// # Errors
 ///
 /// When there is neither.
 pub fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
-    if path.join("config.json").is_file() {
+    if path.is_file() || path.join("config.json").is_file() {
         return Ok(path.to_owned());
     }
     Store::new(path.join("checkpoints"), 1).newest().ok_or_else(|| {

@@ -18,7 +18,10 @@ pub enum HubError {
         model: String,
     },
     /// A file where a folder is needed.
-    #[error("{} is a file; give the folder that holds config.json, the tokenizer and the weights", .path.display())]
+    #[error(
+        "{} is a file, and no GGUF; give the folder that holds config.json, the tokenizer and the weights",
+        .path.display()
+    )]
     IsAFile {
         /// The file.
         path: PathBuf,
@@ -28,6 +31,14 @@ pub enum HubError {
     NoConfig {
         /// The folder.
         dir: PathBuf,
+    },
+    /// A folder of files of which each is a model.
+    #[error("{} holds no config.json and {count} GGUF files; name one of them", .dir.display())]
+    SeveralGguf {
+        /// The folder.
+        dir: PathBuf,
+        /// How many.
+        count: usize,
     },
     /// Not in the cache.
     #[error("{model} is neither a folder nor in the Hub cache {}; run `bowline fetch {model}`", .cache.display())]
@@ -157,6 +168,7 @@ impl HubError {
             Self::NoSuchModel { .. }
             | Self::IsAFile { .. }
             | Self::NoConfig { .. }
+            | Self::SeveralGguf { .. }
             | Self::NotCached { .. }
             | Self::Offline { .. }
             | Self::BadName { .. }

@@ -10,8 +10,10 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::config::ModelConfig;
 use super::extrapolation::Extrapolation;
+use super::gguf::GgufCheckpoint;
 use super::language_model::Reader;
 use super::llama::Llama;
+use super::stored::Stored;
 use super::weights::{Checkpoint, Dtype, MAX_SHARD_BYTES, write_sharded};
 use crate::config::Method;
 use crate::error::{Failure, io_failure};
@@ -21,16 +23,6 @@ use crate::tokenizer::Tokenizer;
 
 /// Largest config file read, in bytes.
 const CONFIG_LIMIT: u64 = 16 << 20;
-/// Tokenizer files that go with a model.
-const TOKENIZER_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "tokenizer.model",
-];
-
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
@@ -49,7 +41,7 @@ pub struct LoadOptions {
 pub struct ModelFolder {
     /// As the user named it.
     pub id: String,
-    /// The folder.
+    /// The folder, or the GGUF file.
     pub dir: PathBuf,
     /// The model.
     pub llama: Llama,
@@ -61,12 +53,15 @@ pub struct ModelFolder {
     pub extrapolation: Option<Extrapolation>,
 }
 
-/// Reads and checks the config of a model folder.
+/// Reads and checks the config of a model folder, or of a GGUF file.
 ///
 /// # Errors
 ///
 /// Every finding with the file's name.
 pub fn read_config(dir: &Path) -> Result<ModelConfig, Failure> {
+    if dir.is_file() {
+        return GgufCheckpoint::open(dir)?.config();
+    }
     let path = dir.join("config.json");
     let value = read_json(&path, CONFIG_LIMIT)?;
     ModelConfig::from_hf(&value).map_err(|failure| failure.within_lines(&format!("{}: ", path.display())))
@@ -89,25 +84,19 @@ pub fn positions_under(positions: &HfPositions, method: Method) -> Result<HfPosi
 }
 
 impl ModelFolder {
-    /// Loads `model`: a folder, a Hub id in the cache, or `bundled`.
+    /// Loads `model`: a folder, a GGUF file, a Hub id in the cache, or `bundled`.
     ///
     /// # Errors
     ///
     /// A sentence that names the file, the field and the value.
     pub fn load(model: &str, options: LoadOptions) -> Result<Self, Failure> {
         let files = hub::resolve(model)?;
-        let config = read_config(&files.dir)?;
+        let stored = Stored::open(&files.dir)?;
+        let config = stored.config()?;
         // Token ids can be scored without a tokenizer; whoever needs text asks for it by `tokenizer()`.
-        let tokenizer = match files.tokenizer().exists() || files.dir.join("tokenizer.model").exists() {
-            true => Some(Tokenizer::from_file(&files.tokenizer(), config.vocab)?),
-            false => None,
-        };
-        let checkpoint = Checkpoint::open(&files.dir)?;
-        let kind = match options.kind {
-            Some(kind) => kind,
-            None => super::load::kind_of(checkpoint.tensor("model.embed_tokens.weight")?.dtype),
-        };
-        let llama = Llama::load(&checkpoint, config, options.backend, kind, options.device)?;
+        let tokenizer = stored.tokenizer(config.vocab)?;
+        let kind = options.kind.map_or_else(|| stored.kind(), Ok)?;
+        let llama = Llama::load(&stored, config, options.backend, kind, options.device)?;
         let (id, dir, precision) = (model.to_owned(), files.dir, options.precision);
         Ok(Self { id, dir, llama, tokenizer, precision, extrapolation: None })
     }
@@ -199,12 +188,7 @@ impl ModelFolder {
         });
         write_json(&dir.join("generation_config.json"), &generation)?;
         write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?;
-        let Some(tokenizer) = &self.tokenizer else { return Ok(()) };
-        let beside = tokenizer.path().parent().unwrap_or(Path::new("."));
-        TOKENIZER_FILES.iter().filter(|name| beside.join(name).is_file()).try_for_each(|name| {
-            let target = dir.join(name);
-            crate::disk::copy(&beside.join(name), &target).map_err(|error| io_failure("write", &target, &error))
-        })
+        self.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.write(dir))
     }
 }
 

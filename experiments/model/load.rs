@@ -10,7 +10,8 @@ use super::config::ModelConfig;
 use super::linear::Linear;
 use super::llama::Llama;
 use super::norm::Norm;
-use super::weights::{Checkpoint, Dtype};
+use super::stored::Stored;
+use super::weights::Dtype;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
 
@@ -18,24 +19,22 @@ use crate::error::Failure;
 const INIT_STD: f64 = 0.02;
 
 impl Llama {
-    /// Reads every tensor of `checkpoint` as `kind` onto `device`.
+    /// Reads every tensor of a checkpoint as `kind` onto `device`.
     ///
     /// # Errors
     ///
     /// Missing, unexpected and misshapen tensors, all named together.
     pub fn load(
-        checkpoint: &Checkpoint,
+        stored: &Stored,
         config: ModelConfig,
         backend: Backend,
         kind: Kind,
         device: Device,
     ) -> Result<Self, Failure> {
-        checkpoint.check(&config.expected_tensors(), |name| ignorable(name, config.tied))?;
+        stored.check(&config)?;
+        let shape = config.clone();
         let read = |name: &str| -> Result<Tensor, Failure> {
-            let view = checkpoint.tensor(name)?;
-            let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
-            let stored = Tensor::f_from_data_size(view.data, &shape, kind_of(view.dtype))?;
-            Ok(stored.f_to_device(device)?.f_to_kind(kind)?)
+            Ok(stored.tensor(name, &shape)?.f_to_device(device)?.f_to_kind(kind)?)
         };
         Self::assembled(config, backend, read)
     }
@@ -119,7 +118,7 @@ fn block(
 }
 
 /// Names that a checkpoint may hold beside the parameters: rotary buffers of old versions, and a head that is tied.
-fn ignorable(name: &str, tied: bool) -> bool {
+pub(super) fn ignorable(name: &str, tied: bool) -> bool {
     name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
 }
 

@@ -6,14 +6,16 @@
 
 mod dtype;
 mod error;
+mod held;
 mod index;
 mod shard;
 mod write;
 
 pub use dtype::Dtype;
 pub use error::{ShapeMismatch, WeightsError};
+pub use held::{Access, Held};
 pub use index::{INDEX_NAME, MAX_INDEX_BYTES, ShardIndex, parse_index};
-pub use shard::{Access, SINGLE_NAME};
+pub use shard::SINGLE_NAME;
 pub use write::{MAX_SHARD_BYTES, Written, write_sharded};
 
 use std::collections::BTreeMap;
@@ -129,29 +131,44 @@ impl Checkpoint {
         expected: &[(String, Vec<usize>)],
         ignorable: impl Fn(&str) -> bool,
     ) -> Result<(), WeightsError> {
-        let wanted: BTreeMap<&str, &[usize]> = expected.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
-        let missing: Vec<String> = wanted
-            .keys()
-            .filter(|name| !self.places.contains_key(**name) && !ignorable(name))
-            .map(ToString::to_string)
-            .collect();
-        let unexpected: Vec<String> =
-            self.names().filter(|name| !wanted.contains_key(name) && !ignorable(name)).map(str::to_owned).collect();
-        let wrong_shape: Vec<ShapeMismatch> = wanted
-            .iter()
-            .filter_map(|(name, want)| Some((name, want, self.shape(name)?)))
-            .filter(|(_, want, found)| *want != found)
-            .map(|(name, want, found)| ShapeMismatch {
-                name: name.to_string(),
-                expected: want.to_vec(),
-                found: found.to_vec(),
-            })
-            .collect();
-        if missing.is_empty() && unexpected.is_empty() && wrong_shape.is_empty() {
-            return Ok(());
-        }
-        Err(WeightsError::Mismatch { dir: self.dir.clone(), missing, unexpected, wrong_shape })
+        let found = self.names().filter_map(|name| Some((name, self.shape(name)?))).collect();
+        compared(&self.dir, "config.json", &found, expected, ignorable)
     }
+}
+
+/// Compares the tensors that a checkpoint holds with those that a model expects, as [`Checkpoint::check`] does;
+/// `described_by` is what says how the model looks.
+///
+/// # Errors
+///
+/// [`WeightsError::Mismatch`].
+pub fn compared(
+    place: &Path,
+    described_by: &'static str,
+    found: &BTreeMap<&str, &[usize]>,
+    expected: &[(String, Vec<usize>)],
+    ignorable: impl Fn(&str) -> bool,
+) -> Result<(), WeightsError> {
+    let wanted: BTreeMap<&str, &[usize]> = expected.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
+    let apart = |these: &BTreeMap<&str, &[usize]>, those: &BTreeMap<&str, &[usize]>| -> Vec<String> {
+        let names = these.keys().filter(|name| !those.contains_key(**name) && !ignorable(name));
+        names.map(ToString::to_string).collect()
+    };
+    let (missing, unexpected) = (apart(&wanted, found), apart(found, &wanted));
+    let wrong_shape: Vec<ShapeMismatch> = wanted
+        .iter()
+        .filter_map(|(name, want)| Some((name, want, found.get(name)?)))
+        .filter(|(_, want, found)| want != found)
+        .map(|(name, want, found)| ShapeMismatch {
+            name: name.to_string(),
+            expected: want.to_vec(),
+            found: found.to_vec(),
+        })
+        .collect();
+    if missing.is_empty() && unexpected.is_empty() && wrong_shape.is_empty() {
+        return Ok(());
+    }
+    Err(WeightsError::Mismatch { place: place.to_path_buf(), described_by, missing, unexpected, wrong_shape })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From a recipe to a finished run folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rope_scaling::Precision;
 use rope_scaling::hf::{Extension, HfPositions, Reach, extend};
@@ -15,6 +15,7 @@ use super::trainer::{Resume, Trainer};
 use crate::config::{NewModel, PositionChange, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
+use crate::model::gguf::GgufCheckpoint;
 use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder, backend_on};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
@@ -152,12 +153,21 @@ fn report(run: &RunDir, model: &ModelFolder, name: &str, provenance: Provenance,
 fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<ModelFolder, Failure> {
     let place = recipe.model.tokenizer.as_deref().unwrap_or_default();
     let dir = tokenizer_folder(place)?;
-    let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"), LARGEST_VOCAB)?;
+    let tokenizer = tokenizer_at(&dir)?;
     let config = ModelConfig::from_hf(&config_of(shape, &tokenizer))?;
     let kind = load.kind.unwrap_or(tch::Kind::Float);
     let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
     let (id, tokenizer, precision) = (recipe.name.clone(), Some(tokenizer), load.precision);
     Ok(ModelFolder { id, dir, llama, tokenizer, precision, extrapolation: None })
+}
+
+/// The tokenizer of a folder, or of a GGUF file.
+fn tokenizer_at(place: &Path) -> Result<Tokenizer, Failure> {
+    if place.is_file() {
+        let missing = || Failure::data(format!("{}: there is no vocabulary in it", place.display()));
+        return GgufCheckpoint::open(place)?.tokenizer(LARGEST_VOCAB)?.ok_or_else(missing);
+    }
+    Ok(Tokenizer::from_file(&place.join("tokenizer.json"), LARGEST_VOCAB)?)
 }
 
 /// The folder of a tokenizer: `bundled`, or a model as everywhere else.

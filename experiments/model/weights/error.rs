@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::fault::Fault;
 use crate::json::JsonError;
+use crate::model::gguf::GgufError;
 use crate::sniff::Foreign;
 
 /// How many entries of a long list a message spells out.
@@ -148,11 +149,13 @@ pub enum WeightsError {
         /// Length now.
         now: u64,
     },
-    /// The tensors are not those of the model that `config.json` describes.
-    #[error("{}: the weights do not fit config.json: {}", .dir.display(), mismatch(.missing, .unexpected, .wrong_shape))]
+    /// The tensors are not those of the model that `config.json`, or a GGUF file's metadata, describes.
+    #[error("{}: the weights do not fit {described_by}: {}", .place.display(), mismatch(.missing, .unexpected, .wrong_shape))]
     Mismatch {
-        /// The folder.
-        dir: PathBuf,
+        /// The folder or file.
+        place: PathBuf,
+        /// What describes the model.
+        described_by: &'static str,
         /// Expected and absent.
         missing: Vec<String>,
         /// Present and not expected.
@@ -160,6 +163,9 @@ pub enum WeightsError {
         /// Present in another shape.
         wrong_shape: Vec<ShapeMismatch>,
     },
+    /// A GGUF file is not what it should be.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A tensor given for writing contradicts itself or another one.
     #[error("cannot write tensor {name}: {reason}")]
     Unwritable {

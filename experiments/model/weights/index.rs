@@ -10,7 +10,8 @@ use std::path::{Component, Path};
 use serde_json::Value;
 
 use super::error::WeightsError;
-use super::shard::{Access, Shard};
+use super::held::Access;
+use super::shard::Shard;
 use crate::fault::brief;
 use crate::json;
 

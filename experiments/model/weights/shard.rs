@@ -4,14 +4,13 @@
 //! cover without hole or overlap.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, FileType};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::fs::{self, FileType};
+use std::path::Path;
 
-use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 
 use super::error::WeightsError;
+use super::held::{Access, Held};
 use super::{Dtype, TensorView};
 use crate::json;
 use crate::sniff;
@@ -22,40 +21,13 @@ pub const SINGLE_NAME: &str = "model.safetensors";
 /// The format's own cap on a header.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// How to hold the files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Access {
-    /// Mapped: pages are read when they are used and cost no memory of their own.
-    #[default]
-    Mapped,
-    /// Read into memory: for file systems on which a mapped file may vanish under the reader.
-    Read,
-}
-
 /// One opened file.
 #[derive(Debug)]
 pub(super) struct Shard {
-    path: PathBuf,
-    file: File,
-    bytes: Bytes,
+    held: Held,
     /// Where the data starts.
     data_start: usize,
     header: Metadata,
-}
-
-#[derive(Debug)]
-enum Bytes {
-    Mapped(Mmap),
-    Read(Vec<u8>),
-}
-
-impl Bytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Read(bytes) => bytes,
-        }
-    }
 }
 
 impl Shard {
@@ -63,19 +35,13 @@ impl Shard {
     pub(super) fn open(dir: &Path, name: &str, access: Access) -> Result<Self, WeightsError> {
         let path = dir.join(name);
         check_place(dir, &path)?;
-        let io = |source| WeightsError::Io { doing: "read", path: path.clone(), source };
-        let file = File::open(&path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        if length == 0 {
-            return Err(WeightsError::Empty { path });
-        }
-        let bytes = hold(&file, length, access).map_err(io)?;
-        let (data_start, header) = header(&path, bytes.as_slice())?;
-        Ok(Self { path, file, bytes, data_start, header })
+        let held = Held::open(path, access)?;
+        let (data_start, header) = header(held.path(), held.bytes())?;
+        Ok(Self { held, data_start, header })
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.held.path()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = String> {
@@ -91,45 +57,18 @@ impl Shard {
     }
 
     pub(super) fn tensor(&self, name: &str) -> Result<TensorView<'_>, WeightsError> {
-        let absent = || WeightsError::NotFound { dir: self.path.clone(), name: name.to_owned() };
+        let absent = || WeightsError::NotFound { dir: self.path().to_owned(), name: name.to_owned() };
         let info = self.header.info(name).ok_or_else(absent)?;
         let dtype = Dtype::from_stored(info.dtype).ok_or_else(|| WeightsError::UnsupportedDtype {
-            path: self.path.clone(),
+            path: self.path().to_owned(),
             name: name.to_owned(),
             dtype: info.dtype.to_string(),
         })?;
-        self.check_length()?;
+        self.held.check_length()?;
         let (start, end) = info.data_offsets;
         // In range: the header was checked to end exactly where the file does.
-        let data = &self.bytes.as_slice()[self.data_start + start..self.data_start + end];
+        let data = &self.held.bytes()[self.data_start + start..self.data_start + end];
         Ok(TensorView { dtype, shape: &info.shape, data })
-    }
-
-    /// Refuses a file whose length changed since it was mapped.
-    fn check_length(&self) -> Result<(), WeightsError> {
-        let Bytes::Mapped(map) = &self.bytes else { return Ok(()) };
-        let about = self.file.metadata();
-        let now = about.map_err(|source| WeightsError::Io { doing: "read", path: self.path.clone(), source })?.len();
-        match map.len() as u64 {
-            opened if opened == now => Ok(()),
-            opened => Err(WeightsError::Changed { path: self.path.clone(), opened, now }),
-        }
-    }
-}
-
-fn hold(file: &File, length: u64, access: Access) -> std::io::Result<Bytes> {
-    match access {
-        Access::Mapped => {
-            // SAFETY: the map is read-only and lives as long as its file handle. Another process that shortens the
-            // file in place could make a read fault; `check_length` looks before each tensor is handed out, our own
-            // writers replace files instead of changing them, and `Access::Read` exists for where that is not enough.
-            Ok(Bytes::Mapped(unsafe { Mmap::map(file)? }))
-        }
-        Access::Read => {
-            let mut bytes = Vec::new();
-            file.take(length).read_to_end(&mut bytes)?;
-            Ok(Bytes::Read(bytes))
-        }
     }
 }
 
