@@ -1,6 +1,7 @@
 //! Evaluation of a loaded model: documents and tasks in, rows out.
 
 pub mod retrieval;
+pub mod tasks;
 
 use std::path::Path;
 

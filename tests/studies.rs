@@ -80,7 +80,68 @@ fn a_matrix_becomes_variants_and_is_kept_one_by_one() {
     assert_eq!(names, ["ntk-2x", "ntk-4.5x", "rerope-window-16"]);
     let more = ["--set", "matrix.factors=[2, 8]"];
     let again = bowline(dir.path(), arguments.iter().chain(&more)).expect(0);
-    assert_eq!(again.err.matches("kept from an earlier run").count(), 2, "{again}");
+    // Two variants whole; of none a part.
+    assert_eq!(again.err.matches(": kept from an earlier run").count(), 2, "{again}");
+}
+
+#[test]
+fn every_task_is_a_job_of_its_own_and_variants_side_by_side_find_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = |needle_trials: usize| {
+        format!(
+            "[[task]]\nkind = \"needle\"\nlengths = [128]\ndepths = 2\ntrials = {needle_trials}\n\
+             [[task]]\nkind = \"ruler\"\nlengths = [448]\nsamples = 1\ntasks = [\"niah_single_1\", \"niah_single_2\"]\n\
+             [[task]]\nkind = \"short-text\"\nlengths = [48]\n\
+             [[task]]\nkind = \"longppl\"\nlengths = [96]\ncontext = 32\nstride = 16\n\
+             [[task]]\nkind = \"kv\"\nlengths = [320]\ndepths = 1\ntrials = 1\n\
+             [matrix]\nmethods = [\"none\", \"yarn\"]\nfactors = [4]\n"
+        )
+    };
+    let run = |out: &str, more: &[&str]| {
+        let arguments = ["sweep", "study.toml", "--out", out, "--device", "cpu"];
+        let ran = bowline(dir.path(), arguments.iter().chain(more)).expect(0);
+        (Report::load(&dir.path().join(out).join("report.json")).unwrap(), ran)
+    };
+    study(dir.path(), &tasks(1));
+    let (one, _) = run("s", &["--jobs", "1"]);
+    let found: Vec<&str> = one.costs.iter().map(|cost| cost.task.as_str()).collect();
+    let each = ["perplexity", "passkey", "needle", "ruler", "short-text", "longppl", "kv"];
+    assert_eq!(found, [each, each].concat());
+    assert!(one.costs.iter().all(|cost| cost.seconds > 0.0 && cost.points > 0), "{:?}", one.costs);
+    assert!(one.costs.iter().any(|cost| cost.peak_bytes > Some(0)), "{:?}", one.costs);
+    for task in ["needle", "niah_single_2", "ruler", "kv"] {
+        assert!(one.rows.iter().any(|row| row.task == task && row.variant == "yarn-4x"), "{task}");
+    }
+    let cost = one.rows.iter().find(|row| row.metric == "perplexity_ratio" && row.variant == "base").unwrap();
+    assert_eq!((cost.value, cost.low, cost.high), (1.0, 1.0, 1.0), "the base beside itself has lost nothing");
+
+    let (two, _) = run("side", &["--jobs", "2"]);
+    let numbers = |report: &Report| {
+        let row = |r: &eval::report::Row| (r.variant.clone(), r.task.clone(), r.length, r.metric.clone(), r.value);
+        report.rows.iter().map(row).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&one).len(), numbers(&two).len());
+    for (a, b) in numbers(&one).iter().zip(numbers(&two)) {
+        assert_eq!((&a.0, &a.1, a.2, &a.3), (&b.0, &b.1, b.2, &b.3));
+        assert!((a.4 - b.4).abs() <= 1e-4 * a.4.abs(), "{a:?} {b:?}");
+    }
+    assert!(two.costs.iter().all(|cost| cost.peak_bytes.is_none()), "memory of one cannot be told from the other's");
+
+    study(dir.path(), &tasks(2));
+    let (_, again) = run("s", &["--jobs", "1"]);
+    assert_eq!(again.err.matches(": kept from an earlier run").count(), 12, "all but the needles: {again}");
+    let samples = std::fs::read_dir(dir.path().join("s/variants/base")).unwrap();
+    let samples = samples.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".samples.jsonl"));
+    assert_eq!(samples.count(), 5, "two of needles, one each of passkey, RULER and kv");
+}
+
+#[test]
+fn a_task_that_cannot_be_is_named_before_anything_runs() {
+    let with = |task: &str| format!("[[task]]\n{task}\n[[variant]]\nname = \"base\"\n");
+    refused(&with("kind = \"needel\"\nlengths = [64]"), &["needel", "needle"]);
+    refused(&with("kind = \"needle\"\nlengths = []"), &["task 1 (needle).lengths", "at least 1"]);
+    refused(&with("kind = \"ruler\"\nlengths = [64]\ntasks = [\"vtt\"]"), &["task 1 (ruler).tasks", "vtt"]);
+    refused(&with("kind = \"longppl\"\nlengths = [64]"), &["task longppl", "64", "4096"]);
 }
 
 #[test]

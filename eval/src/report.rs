@@ -43,6 +43,9 @@ pub struct Report {
     /// Training curves of the variants that were trained.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub training: Vec<TrainingCurve>,
+    /// What measurements took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<Cost>,
 }
 
 /// What produced a result.
@@ -191,6 +194,25 @@ pub struct TrainingCurve {
     pub learning_rate: Vec<f64>,
 }
 
+/// What one task on one variant took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Name of the variant.
+    pub variant: String,
+    /// What was measured, in the words of a study: `perplexity`, `ruler`.
+    pub task: String,
+    /// Places of the plane of lengths and depths that it has numbers for.
+    pub points: u64,
+    /// Longest context in tokens.
+    pub longest: usize,
+    /// Seconds by the clock.
+    pub seconds: f64,
+    /// Most bytes that the process held above what it held before, the model's weights among the latter; none when other work
+    /// went on beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,6 +284,7 @@ mod tests {
             }],
             spectra: Vec::new(),
             training: Vec::new(),
+            costs: vec![Cost { variant: "yarn".to_owned(), seconds: 2.5, ..Cost::default() }],
         }
     }
 }

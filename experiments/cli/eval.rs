@@ -213,6 +213,7 @@ impl Session {
             document_loss: Vec::new(),
             spectra: spectrum(&self.model, "model", longest).into_iter().collect(),
             training: Vec::new(),
+            costs: Vec::new(),
         })
     }
 

@@ -38,6 +38,9 @@ pub struct Run {
     /// Device: cpu, cuda or cuda:N [default: cuda:0 when there is one]
     #[arg(long)]
     device: Option<String>,
+    /// Untrained variants measured at a time [default: as many as cores and memory allow on a CPU, 1 on a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
     /// Attention backend, as the study's backend: auto, or a name that `bowline doctor` lists
     #[arg(long, value_name = "NAME")]
     backend: Option<String>,
@@ -57,7 +60,8 @@ impl Run {
         let name = if self.short { format!("{}-short", study.name) } else { study.name.clone() };
         let out = self.out.unwrap_or_else(|| PathBuf::from("runs").join(name));
         let stop = StopFlag::on_signals()?;
-        let summary = run_study(&study, &StudyOptions { out, device: self.device }, &stop)?;
+        let summary =
+            run_study(&study, &StudyOptions { out, device: self.device, jobs: self.jobs.map(usize::from) }, &stop)?;
         print(&summary);
         Ok(())
     }

@@ -2,15 +2,19 @@
 
 mod adapter;
 pub mod layers;
+mod matrix;
 mod memory;
 mod method;
 mod recipe;
 mod study;
+mod task;
 
 pub use adapter::{Adapter, Base, Whole};
+pub use matrix::Matrix;
 pub use memory::{Activations, Gradients, Memory, OptimizerState};
 pub use method::Method;
 pub use recipe::{
     CheckpointPolicy, Dtype, ModelSource, NewModel, Optimizer, PositionChange, Recipe, Source, SourceKind, Stage,
 };
-pub use study::{Evaluation, Expectation, Matrix, Study, Training, VariantSpec};
+pub use study::{Evaluation, Expectation, Study, Training, VariantSpec};
+pub use task::TaskSpec;

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::layers;
+use super::matrix::Matrix;
 use super::method::Method;
 use super::recipe::{PositionChange, Recipe};
+use super::task::TaskSpec;
 use crate::error::Failure;
 
 /// Variants of a model and how they are compared.
@@ -26,6 +28,9 @@ pub struct Study {
     pub seed: u64,
     /// What is measured.
     pub evaluation: Evaluation,
+    /// What else is measured, on every variant.
+    #[serde(rename = "task", default, skip_serializing_if = "Vec::is_empty")]
+    pub more_tasks: Vec<TaskSpec>,
     /// How trained variants are trained: a built-in recipe's name or a file; model and positions are the variant's.
     #[serde(default)]
     pub training: Option<Training>,
@@ -57,11 +62,14 @@ pub struct Evaluation {
     pub protocol: String,
     /// Context lengths of the perplexity curve, bos included.
     pub lengths: Vec<usize>,
-    /// Context lengths of passkey.
+    /// Context lengths of passkey; none: it is not measured.
+    #[serde(default)]
     pub passkey_lengths: Vec<usize>,
     /// Depths of the passkey grid, evenly spaced.
+    #[serde(default = "five")]
     pub depths: usize,
     /// Trials in each cell of the grid.
+    #[serde(default = "five")]
     pub trials: usize,
 }
 
@@ -77,7 +85,7 @@ pub struct Training {
 }
 
 /// One variant.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VariantSpec {
     /// Short name.
@@ -85,6 +93,9 @@ pub struct VariantSpec {
     /// One sentence for a reader.
     #[serde(default)]
     pub description: String,
+    /// The model that it starts from instead of the study's base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// Change of the position encoding; absent: none.
     #[serde(default)]
     pub positions: Option<PositionChange>,
@@ -98,56 +109,6 @@ pub struct VariantSpec {
     /// Settings laid over the study's recipe for this variant.
     #[serde(default)]
     pub settings: Vec<String>,
-}
-
-/// Methods without training, each at every factor.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Matrix {
-    /// A method's name alone (`yarn`) is read at every factor; one with options (`rerope:window=128`) as it stands.
-    pub methods: Vec<String>,
-    /// How many times longer the context becomes.
-    #[serde(default)]
-    pub factors: Vec<f64>,
-}
-
-impl Matrix {
-    /// The variants, methods first. `yarn` at 4 is named `yarn-4x`, `rerope:window=128` is `rerope-window-128`.
-    ///
-    /// # Errors
-    ///
-    /// When there are no methods, or no factors for one that needs them.
-    fn variants(&self) -> Result<Vec<VariantSpec>, Failure> {
-        let made = |name: String, description: String, method: String| VariantSpec {
-            name,
-            description,
-            positions: None,
-            method: Some(method),
-            train: false,
-            settings: Vec::new(),
-        };
-        if self.methods.is_empty() {
-            return Err(Failure::config("matrix.methods: at least one is needed"));
-        }
-        let mut variants = Vec::new();
-        for method in &self.methods {
-            if method.contains(':') {
-                let name = method.replace([':', ',', '='], "-");
-                variants.push(made(name, format!("{method}, without training"), method.clone()));
-                continue;
-            }
-            if self.factors.is_empty() {
-                let message =
-                    format!("matrix.factors: {method:?} in matrix.methods has no options, so factors are needed");
-                return Err(Failure::config(message));
-            }
-            variants.extend(self.factors.iter().map(|factor| {
-                let description = format!("{method} by {factor}, without training");
-                made(format!("{method}-{factor}x"), description, format!("{method}:factor={factor}"))
-            }));
-        }
-        Ok(variants)
-    }
 }
 
 /// Something that must hold.
@@ -197,6 +158,31 @@ impl Study {
         Ok(study)
     }
 
+    /// Everything that is measured on a variant: what `[evaluation]` says, then each `[[task]]`.
+    pub fn tasks(&self) -> Vec<TaskSpec> {
+        let e = &self.evaluation;
+        let perplexity =
+            TaskSpec::Perplexity { protocol: e.protocol.clone(), lengths: e.lengths.clone(), stride: None };
+        let passkey = TaskSpec::Passkey {
+            variant: "bowline".to_owned(),
+            lengths: e.passkey_lengths.clone(),
+            depths: e.depths,
+            trials: e.trials,
+        };
+        let short = [perplexity, passkey].into_iter().filter(|task| !task.lengths().is_empty());
+        short.chain(self.more_tasks.iter().cloned()).collect()
+    }
+
+    /// Longest context of any task; at least 1.
+    pub fn longest(&self) -> usize {
+        self.tasks().iter().map(TaskSpec::longest).max().unwrap_or(1).max(1)
+    }
+
+    /// The model that a variant starts from.
+    pub fn model_of<'a>(&'a self, variant: &'a VariantSpec) -> &'a str {
+        variant.model.as_deref().unwrap_or(&self.base)
+    }
+
     /// The same study with a few trials and steps, to see that all of it works; its numbers mean nothing and it
     /// expects nothing.
     #[must_use]
@@ -208,6 +194,7 @@ impl Study {
         let longest = e.lengths.iter().copied().max().unwrap_or(0);
         e.piece_tokens = e.piece_tokens.map(|tokens| tokens.min(longest));
         e.max_documents = Some(4);
+        self.more_tasks = self.more_tasks.into_iter().map(TaskSpec::shortened).collect();
         for variant in self.variants.iter_mut().filter(|variant| variant.train) {
             variant.settings.extend(["stage.0.steps=2".to_owned(), "stage.0.batch=2".to_owned()]);
         }
@@ -228,7 +215,7 @@ impl Study {
         let settings: Vec<String> = training.settings.iter().chain(&variant.settings).cloned().collect();
         let mut recipe = crate::recipes::training(&training.recipe, &settings)?;
         recipe.name.clone_from(&variant.name);
-        recipe.model.from = Some(self.base.clone());
+        recipe.model.from = Some(self.model_of(variant).to_owned());
         recipe.model.new = None;
         recipe.model.backend.clone_from(&self.backend);
         recipe.positions.clone_from(&variant.positions);
@@ -266,6 +253,10 @@ impl Study {
                 findings.push(format!("evaluation.{field}: at least 1 is needed"));
             }
         }
+        for (index, task) in self.more_tasks.iter().enumerate() {
+            let place = |finding| format!("task {} ({}).{finding}", index + 1, task.kind());
+            findings.extend(task.findings().into_iter().map(place));
+        }
         for expectation in &self.expectations {
             let known = expectation.variant == "best trained"
                 || self.variants.iter().any(|variant| variant.name == expectation.variant);
@@ -282,6 +273,9 @@ impl Study {
 
 fn one() -> u64 {
     1
+}
+fn five() -> usize {
+    5
 }
 fn p2() -> String {
     "P2".to_owned()

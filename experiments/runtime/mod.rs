@@ -1,6 +1,7 @@
 //! What every command shares: device, run folder, progress, signals, provenance.
 
 pub mod device;
+pub mod memory;
 pub mod progress;
 pub mod provenance;
 pub mod run_dir;

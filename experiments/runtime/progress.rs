@@ -1,14 +1,18 @@
 //! Progress on standard error: a bar on a terminal, a plain line every few seconds elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::say;
 
 /// Seconds between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// The bars on the terminal, one below the other: pieces of work may go on side by side.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Progress of one piece of work.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ impl Progress {
             let style = ProgressStyle::with_template("{prefix} [{bar:30}] {pos}/{len} {msg} {eta} left")
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .progress_chars("=> ");
-            ProgressBar::new(total).with_style(style).with_prefix(label.to_owned())
+            BARS.add(ProgressBar::new(total).with_style(style).with_prefix(label.to_owned()))
         });
         let now = Instant::now();
         Self { bar, label: label.to_owned(), total, started: now, said: now }

@@ -1,9 +1,11 @@
 //! Studies: train and evaluate variants of a model, and publish one report.
 //!
-//! Every variant's result is kept under a key of what decides it, so that a study that was interrupted goes on where it
-//! stopped, and one whose recipe changed computes anew only what changed.
+//! A study is a list of jobs, each one task on one variant. Every job's result is kept under a key of what decides it, so that
+//! a study that was interrupted goes on where it stopped, and one that changed computes anew only what changed.
 
 mod expectations;
+mod measure;
+mod pool;
 mod rehearsal;
 mod variant;
 
@@ -11,8 +13,9 @@ use std::path::PathBuf;
 
 use eval::report::{Report, SCHEMA_VERSION};
 use serde_json::json;
-use tch::Kind;
+use tch::{Device, Kind};
 
+use self::variant::{Origin, Place};
 use crate::config::Study;
 use crate::error::{Failure, FailureKind, io_failure};
 use crate::runtime::device::device;
@@ -27,6 +30,8 @@ pub struct StudyOptions {
     pub out: PathBuf,
     /// Device by name; none chooses.
     pub device: Option<String>,
+    /// Variants measured at a time; none: as many as cores and memory allow on a CPU, one on a GPU.
+    pub jobs: Option<usize>,
 }
 
 /// Runs a study and returns a summary for the terminal.
@@ -37,13 +42,9 @@ pub struct StudyOptions {
 /// report is then written all the same.
 pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Result<String, Failure> {
     let device = device(options.device.as_deref())?;
-    let base = variant::base(study, device)?;
-    let documents = variant::documents(study, &base)?;
-    rehearsal::rehearse(study, &base, &documents)?;
-    let longest = study.evaluation.lengths.iter().chain(&study.evaluation.passkey_lengths).copied().max();
-    let account = base.llama.attention_account(longest.unwrap_or(1));
-    drop(base);
+    let (origins, bytes) = origins(study, device)?;
     let run = RunDir::open(&options.out)?;
+    let account: String = origins.iter().map(|origin| origin.account.as_str()).collect();
     eprint!("{account}");
     run.log(account.trim_end());
     let mut recorder = Recorder::new();
@@ -58,13 +59,17 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
         document_loss: Vec::new(),
         spectra: Vec::new(),
         training: Vec::new(),
+        costs: Vec::new(),
     };
-    for (number, spec) in study.variants.iter().enumerate() {
-        eprintln!("variant {} of {}: {}", number + 1, study.variants.len(), spec.name);
-        let result = variant::result(study, spec, &run, device, &documents, stop)?;
-        recorder.hashes.extend(result.hashes.clone());
+    let untrained = study.variants.iter().filter(|spec| !spec.train).count();
+    let side_by_side = match options.jobs {
+        Some(jobs) => jobs.min(untrained.max(1)),
+        None => pool::side_by_side(device, untrained, bytes),
+    };
+    let place = Place { study, run: &run, device, alone: side_by_side == 1, stop };
+    for result in pool::results(&place, &origins, side_by_side)? {
+        recorder.hashes.extend(result.hashes());
         result.add_to(&mut report);
-        run.log(&format!("{}: done", spec.name));
     }
     report.provenance = recorder.provenance(device, Kind::Float, json!(study));
     run.write_json("provenance.json", &report.provenance)?;
@@ -91,4 +96,22 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
         ));
     }
     Ok(summary)
+}
+
+/// The models that variants start from, each once, and the most bytes that measuring one takes; the study has been gone
+/// through with each.
+fn origins(study: &Study, device: Device) -> Result<(Vec<Origin>, u64), Failure> {
+    let (mut origins, mut bytes): (Vec<Origin>, u64) = (Vec::new(), 0);
+    for spec in &study.variants {
+        let id = study.model_of(spec);
+        if origins.iter().any(|origin| origin.id == id) {
+            continue;
+        }
+        let model = variant::load(study, id, device)?;
+        let origin = Origin::new(study, &model, id)?;
+        rehearsal::rehearse(study, &model, &origin)?;
+        bytes = bytes.max(pool::bytes_of(&model.llama.config, study.longest()));
+        origins.push(origin);
+    }
+    Ok((origins, bytes))
 }

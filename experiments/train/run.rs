@@ -145,6 +145,7 @@ fn report(run: &RunDir, model: &ModelFolder, name: &str, provenance: Provenance,
         position_loss: Vec::new(),
         document_loss: Vec::new(),
         training: vec![training_curve(name, &read_metrics(run.path())?)],
+        costs: Vec::new(),
     };
     report.save(&run.join("report.json")).map_err(|error| Failure::data(error.to_string()))
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use eval::report::{Provenance, Report, Row, SCHEMA_VERSION, Variant};
+use eval::report::{Cost, Provenance, Report, Row, SCHEMA_VERSION, Variant};
 use eval::scaling::Law;
 use eval::tasks::ruler::{LLAMA2_7B_CHAT_AT_4K, summary_rows};
 use plots::{Rendered, render};
@@ -71,6 +71,10 @@ fn drawn(rows: Vec<Row>) -> (tempfile::TempDir, Rendered) {
 }
 
 fn drawn_with(variants: Vec<Variant>, rows: Vec<Row>) -> (tempfile::TempDir, Rendered) {
+    drawn_at(variants, rows, Vec::new())
+}
+
+fn drawn_at(variants: Vec<Variant>, rows: Vec<Row>, costs: Vec<Cost>) -> (tempfile::TempDir, Rendered) {
     let empty = BTreeMap::new;
     let report = Report {
         schema_version: SCHEMA_VERSION,
@@ -95,6 +99,7 @@ fn drawn_with(variants: Vec<Variant>, rows: Vec<Row>) -> (tempfile::TempDir, Ren
         document_loss: Vec::new(),
         spectra: Vec::new(),
         training: Vec::new(),
+        costs,
     };
     let folder = tempfile::tempdir().unwrap();
     let rendered = render(&[("run".to_owned(), report)], folder.path()).unwrap();
@@ -206,4 +211,29 @@ fn too_few_contexts_are_a_sentence_and_no_figure() {
     let (_folder, rendered) = drawn(rows);
     assert!(!ids(&rendered).iter().any(|id| id.starts_with("scaling")));
     assert!(body(&rendered.html).contains("No law for short: a power law with an offset has three numbers"));
+}
+
+#[test]
+fn what_measuring_took_is_in_a_table() {
+    let cost = |variant: &str, task: &str, points, seconds, peak_bytes| Cost {
+        variant: variant.to_owned(),
+        task: task.to_owned(),
+        points,
+        longest: 64,
+        seconds,
+        peak_bytes,
+    };
+    let rows: Vec<Row> = ["a", "b"].map(|variant| row(variant, "needle", 64, "accuracy", 0.5)).into();
+    let costs = vec![
+        cost("a", "needle", 4, 10.0, Some(3_000_000)),
+        cost("a", "perplexity", 2, 1.0, None),
+        cost("b", "needle", 4, 20.0, Some(5_000_000)),
+        cost("b", "needle", 4, 60.0, Some(4_000_000)),
+    ];
+    let (_folder, rendered) = drawn_at(Vec::new(), rows, costs);
+    let page = body(&rendered.html);
+    let table = &page[page.find("id=\"cost\"").unwrap()..];
+    for words in ["2.500 a point; 3.000 MB", "0.5000 a point<", "10.00 a point; 5.000 MB", "not run"] {
+        assert!(table.contains(words), "{words}: {}", &table[..table.find("</section>").unwrap()]);
+    }
 }

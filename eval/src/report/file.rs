@@ -157,6 +157,9 @@ impl Report {
             let mut values = t.loss.iter().chain(&t.learning_rate).copied();
             check(&|| format!("training curve of {}", t.variant), &mut values)?;
         }
+        for c in &self.costs {
+            check(&|| format!("cost of {} {}", c.variant, c.task), &mut std::iter::once(c.seconds))?;
+        }
         check(&|| "provenance duration_s".to_owned(), &mut std::iter::once(self.provenance.duration_s))
     }
 }

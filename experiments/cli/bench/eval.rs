@@ -13,11 +13,11 @@ use tch::{Tensor, no_grad};
 
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
-use super::memory::{peak_bytes, reset_peak};
 use crate::error::Failure;
 use crate::evaluate::retrieval::made;
 use crate::evaluate::{Documents, failure};
 use crate::model::{ModelFolder, Pass, PlanTensors, Reader};
+use crate::runtime::memory::{peak_bytes, reset_peak};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]

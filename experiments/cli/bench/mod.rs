@@ -2,7 +2,6 @@
 
 mod attention;
 mod eval;
-mod memory;
 mod model;
 mod peers;
 

@@ -88,6 +88,7 @@ impl ImportArgs {
             document_loss: Vec::new(),
             spectra: Vec::new(),
             training: Vec::new(),
+            costs: Vec::new(),
         };
         let run = RunDir::open(&self.out)?;
         let problem = |error: eval::report::ReportError| Failure::data(error.to_string());

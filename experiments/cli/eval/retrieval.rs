@@ -3,20 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use eval::report::Row;
-use eval::tasks::key_value::KeyValue;
-use eval::tasks::multi_document::MultiDocument;
-use eval::tasks::multipasskey::MultiPasskey;
-use eval::tasks::needle::{Needle, NeedleOptions};
-use eval::tasks::passkey::{Generator, Variant};
-use eval::tasks::ruler::{LLAMA2_7B_CHAT_AT_4K, Ruler, RulerTask, SAMPLES, Sources, summary_rows};
-use eval::{Depths, RetrievalOptions, SampleLog, Task};
+use eval::SampleLog;
+use eval::tasks::ruler::{LLAMA2_7B_CHAT_AT_4K, SAMPLES};
 use serde_json::{Value, json};
 
 use super::{Common, Session};
+use crate::config::TaskSpec;
+use crate::config::layers::settled;
 use crate::error::Failure;
-use crate::evaluate::passkey_depths;
-use crate::evaluate::retrieval::{RetrievalRun, haystack, made, questions};
+use crate::evaluate::retrieval::RetrievalRun;
+use crate::evaluate::tasks::{Materials, grid, summary};
 
 /// File of the samples in the run folder.
 const SAMPLES_FILE: &str = "samples.jsonl";
@@ -139,56 +135,48 @@ pub(super) struct RulerArgs {
     resume: Resume,
 }
 
-/// A task's settings, written to the report and compared on resuming.
-struct Settings {
-    name: &'static str,
-    /// What makes two runs the same, beside model and seed.
-    same: Value,
-    /// What may grow from one run to the next.
-    size: Value,
+/// A task as it is asked for.
+struct Asked {
+    spec: TaskSpec,
+    /// Field or column of the haystack's text.
+    text_field: String,
     resume: bool,
 }
 
-impl Settings {
-    fn of_grid(name: &'static str, same: Value, common: &Common, grid: &Grid) -> Self {
-        let size = json!({"lengths": common.lengths, "depths": grid.depths, "trials": grid.trials});
-        Self { name, same, size, resume: grid.resume.resume }
+impl Asked {
+    /// What is wrong with the numbers and names, told before anything is loaded.
+    fn check(&self) -> Result<(), Failure> {
+        settled(&self.spec.findings())
     }
 
-    fn config(&self, common: &Common) -> Value {
-        let mut all = json!({"task": self.name, "model": common.model, "method": common.options.method});
-        for part in [&self.same, &self.size] {
-            for (key, value) in part.as_object().into_iter().flatten() {
-                all[key] = value.clone();
+    /// What makes two runs the same beside model, method and seed, and what may grow from one to the next.
+    fn settings(&self) -> Result<(Value, Value), Failure> {
+        let mut same = serde_json::to_value(&self.spec).map_err(|error| Failure::config(error.to_string()))?;
+        let mut size = json!({});
+        if let Some(fields) = same.as_object_mut() {
+            fields.remove("kind");
+            for grows in ["lengths", "depths", "trials", "samples", "threshold", "tasks"] {
+                if let Some(value) = fields.remove(grows) {
+                    size[grows] = value;
+                }
             }
         }
-        all
-    }
-}
-
-impl Grid {
-    fn options(&self, common: &Common) -> RetrievalOptions {
-        RetrievalOptions {
-            lengths: common.lengths.clone(),
-            depths: Depths::even(self.depths),
-            trials: self.trials,
-            seed: common.seed,
-        }
+        Ok((same, size))
     }
 }
 
 impl Session {
-    /// Runs `tasks` and writes the report; `summary` adds rows that follow from theirs.
-    fn retrieve(
-        &self,
-        common: &Common,
-        tasks: &[&dyn Task],
-        options: RetrievalOptions,
-        settings: &Settings,
-        summary: impl Fn(&[Row]) -> Vec<Row>,
-    ) -> Result<(), Failure> {
-        let mut same = settings.same.clone();
-        same["task"] = json!(settings.name);
+    /// Runs the tasks that are asked for and writes the report.
+    fn retrieve(mut self, common: &Common, asked: &Asked) -> Result<(), Failure> {
+        let spec = &asked.spec;
+        let materials = Materials::load(spec, &asked.text_field, common.seed)?;
+        self.hashes.extend(materials.hashes.clone());
+        let (mut same, size) = asked.settings()?;
+        let mut config = json!({"task": spec.kind(), "model": common.model, "method": common.options.method});
+        for (key, value) in [&same, &size].into_iter().flat_map(|part| part.as_object().into_iter().flatten()) {
+            config[key] = value.clone();
+        }
+        same["task"] = json!(spec.kind());
         same["method"] = json!(common.options.method);
         same["seed"] = json!(common.seed);
         same["dtype"] = json!(format!("{:?}", self.model.kind()));
@@ -196,142 +184,106 @@ impl Session {
             same[name] = json!(hash);
         }
         let path = self.run.join(SAMPLES_FILE);
-        let begin = if settings.resume { SampleLog::resume } else { SampleLog::create };
+        let tasks = materials.tasks(spec, &self.model)?;
+        let begin = if asked.resume { SampleLog::resume } else { SampleLog::create };
         let mut log = begin(&path, &same).map_err(|error| Failure::data(error.to_string()))?;
         if log.known() > 0 {
             eprintln!("{} samples are known from before", log.known());
         }
+        let Some(options) = grid(spec, common.seed)? else {
+            return Err(Failure::config(format!("{}: is no retrieval task", spec.kind())));
+        };
         let reader = self.model.reader();
         let window = self.model.llama.config.positions.max_position_embeddings;
         let run = RetrievalRun { reader: &reader, options, labels: self.labels(common), window, stop: &self.stop };
         let mut rows = Vec::new();
-        for task in tasks {
-            rows.extend(run.rows(*task, &mut log)?);
+        for task in &tasks {
+            rows.extend(run.rows(task.as_ref(), &mut log)?);
         }
-        rows.extend(summary(&rows));
-        let report = self.report(common, rows, settings.config(common), None)?;
+        rows.extend(summary(spec, &rows));
+        let report = self.report(common, rows, config, None)?;
         self.finish(common, &report)
     }
 }
 
-/// No rows beside those of the tasks.
-fn none(_: &[Row]) -> Vec<Row> {
-    Vec::new()
+impl Grid {
+    fn asked(&self, spec: TaskSpec, text_field: &str) -> Asked {
+        Asked { spec, text_field: text_field.to_owned(), resume: self.resume.resume }
+    }
 }
 
 impl PasskeyArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let variant: Variant = made(self.variant.parse())?;
-        let session = Session::open(&self.common, "passkey")?;
-        let task = made(Generator::new(session.model.tokenizer()?, variant, session.model.llama.config.bos))?;
-        let options =
-            RetrievalOptions { depths: passkey_depths(variant, self.grid.depths), ..self.grid.options(&self.common) };
-        let settings = Settings::of_grid("passkey", json!({"variant": self.variant}), &self.common, &self.grid);
-        session.retrieve(&self.common, &[&task], options, &settings, none)
+        let Self { common, variant, grid } = self;
+        let (lengths, depths, trials) = (common.lengths.clone(), grid.depths, grid.trials);
+        let asked = grid.asked(TaskSpec::Passkey { variant, lengths, depths, trials }, "text");
+        asked.check()?;
+        Session::open(&common, "passkey")?.retrieve(&common, &asked)
     }
 }
 
 impl NeedleArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut session = Session::open(&self.common, "needle")?;
-        let text = session.haystack(&self.text, self.common.seed)?;
-        let Self { needles, distractors, digits, .. } = self;
-        let options = NeedleOptions { needles, distractors, digits };
-        let bos = session.model.llama.config.bos;
-        let task = made(Needle::new(session.model.tokenizer()?, &text, options, bos))?;
-        let same = json!({
-            "needles": needles, "distractors": distractors, "digits": digits, "haystack": self.text.haystack,
-        });
-        let settings = Settings::of_grid("needle", same, &self.common, &self.grid);
-        session.retrieve(&self.common, &[&task], self.grid.options(&self.common), &settings, none)
+        let Self { common, grid, text, needles, distractors, digits } = self;
+        let spec = TaskSpec::Needle {
+            lengths: common.lengths.clone(),
+            depths: grid.depths,
+            trials: grid.trials,
+            haystack: text.haystack,
+            needles,
+            distractors,
+            digits,
+        };
+        let asked = grid.asked(spec, &text.text_field);
+        asked.check()?;
+        Session::open(&common, "needle")?.retrieve(&common, &asked)
     }
 }
 
 impl MultiPasskeyArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let mut session = Session::open(&self.common, "multipasskey")?;
-        let text = session.haystack(&self.text, self.common.seed)?;
-        let bos = session.model.llama.config.bos;
-        let task = made(MultiPasskey::new(session.model.tokenizer()?, &text, self.keys, bos))?;
-        let same = json!({"keys": self.keys, "haystack": self.text.haystack});
-        let settings = Settings::of_grid("multipasskey", same, &self.common, &self.grid);
-        session.retrieve(&self.common, &[&task], self.grid.options(&self.common), &settings, none)
+        let Self { common, grid, text, keys } = self;
+        let spec = TaskSpec::Multipasskey {
+            lengths: common.lengths.clone(),
+            depths: grid.depths,
+            trials: grid.trials,
+            haystack: text.haystack,
+            keys,
+        };
+        let asked = grid.asked(spec, &text.text_field);
+        asked.check()?;
+        Session::open(&common, "multipasskey")?.retrieve(&common, &asked)
     }
 }
 
 impl KeyValueArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let session = Session::open(&self.common, "kv")?;
-        let task = KeyValue::new(session.model.tokenizer()?, session.model.llama.config.bos);
-        let settings = Settings::of_grid("kv", json!({}), &self.common, &self.grid);
-        session.retrieve(&self.common, &[&task], self.grid.options(&self.common), &settings, none)
+        let Self { common, grid } = self;
+        let (lengths, depths, trials) = (common.lengths.clone(), grid.depths, grid.trials);
+        let asked = grid.asked(TaskSpec::Kv { lengths, depths, trials }, "text");
+        asked.check()?;
+        Session::open(&common, "kv")?.retrieve(&common, &asked)
     }
 }
 
 impl DocumentsArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (set, hash) = questions(&self.questions)?;
-        let mut session = Session::open(&self.common, "documents")?;
-        session.hashes.insert("questions".into(), hash);
-        let task = MultiDocument::new(session.model.tokenizer()?, &set, session.model.llama.config.bos);
-        let settings = Settings::of_grid("documents", json!({"questions": self.questions}), &self.common, &self.grid);
-        session.retrieve(&self.common, &[&task], self.grid.options(&self.common), &settings, none)
+        let Self { common, grid, questions } = self;
+        let (lengths, depths, trials) = (common.lengths.clone(), grid.depths, grid.trials);
+        let asked = grid.asked(TaskSpec::Documents { lengths, depths, trials, questions }, "text");
+        asked.check()?;
+        Session::open(&common, "documents")?.retrieve(&common, &asked)
     }
 }
 
 impl RulerArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
-        let (squad, hotpot) = (self.squad.as_deref().map(questions), self.hotpot.as_deref().map(questions));
-        let (squad, hotpot) = (squad.transpose()?, hotpot.transpose()?);
-        let has_file = |task: &RulerTask| match task {
-            RulerTask::Qa1 => squad.is_some(),
-            RulerTask::Qa2 => hotpot.is_some(),
-            _ => true,
-        };
-        let wanted: Vec<RulerTask> = if self.tasks.is_empty() {
-            RulerTask::ALL.into_iter().filter(has_file).collect()
-        } else {
-            self.tasks.iter().map(|name| made(name.parse())).collect::<Result<_, _>>()?
-        };
-        let mut session = Session::open(&self.common, "ruler")?;
-        let text = session.haystack(&self.text, self.common.seed)?;
-        for (name, set) in [("squad", &squad), ("hotpot", &hotpot)] {
-            session.hashes.extend(set.as_ref().map(|(_, hash)| (name.to_owned(), hash.clone())));
-        }
-        let sources = Sources {
-            text: &text,
-            squad: squad.as_ref().map(|(set, _)| set),
-            hotpot: hotpot.as_ref().map(|(set, _)| set),
-        };
-        let bos = session.model.llama.config.bos;
-        let codec = session.model.tokenizer()?;
-        let tasks = wanted.iter().map(|&task| made(Ruler::new(codec, task, sources, bos)));
-        let tasks = tasks.collect::<Result<Vec<_>, _>>()?;
-        let tasks: Vec<&dyn Task> = tasks.iter().map(|task| task as &dyn Task).collect();
-        let options = RetrievalOptions {
-            lengths: self.common.lengths.clone(),
-            depths: Depths::Drawn,
-            trials: self.samples,
-            seed: self.common.seed,
-        };
-        let settings = Settings {
-            name: "ruler",
-            same: json!({"haystack": self.text.haystack}),
-            size: json!({
-                "lengths": self.common.lengths, "samples": self.samples, "threshold": self.threshold,
-                "tasks": wanted.iter().map(|task| task.name()).collect::<Vec<_>>(),
-            }),
-            resume: self.resume.resume,
-        };
-        session.retrieve(&self.common, &tasks, options, &settings, |rows| summary_rows(rows, self.threshold))
-    }
-}
-
-impl Session {
-    /// The haystack that the options ask for; its hash is recorded.
-    fn haystack(&mut self, text: &HaystackArgs, seed: u64) -> Result<eval::haystack::Haystack, Failure> {
-        let (haystack, hash) = haystack(&text.haystack, &text.text_field, seed)?;
-        self.hashes.insert("haystack".into(), hash);
-        Ok(haystack)
+        let Self { common, tasks, samples, text, squad, hotpot, threshold, resume } = self;
+        let lengths = common.lengths.clone();
+        let haystack = text.haystack;
+        let spec = TaskSpec::Ruler { lengths, tasks, samples, haystack, squad, hotpot, threshold };
+        let asked = Asked { spec, text_field: text.text_field, resume: resume.resume };
+        asked.check()?;
+        Session::open(&common, "ruler")?.retrieve(&common, &asked)
     }
 }

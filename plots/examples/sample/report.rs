@@ -51,6 +51,7 @@ pub(crate) fn sample(seed: u64) -> Report {
         document_loss: Vec::new(),
         spectra: VARIANTS.iter().flat_map(spectra).collect(),
         training: VARIANTS.iter().filter(|m| m.3).map(|m| training(m, &mut noise)).collect(),
+        costs: Vec::new(),
     }
 }
 

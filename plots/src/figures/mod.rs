@@ -1,5 +1,6 @@
 //! Which figures and tables a study gets, and what stands in place of one that has no data.
 
+mod cost;
 mod perplexity;
 mod position_loss;
 mod retrieval;
@@ -66,6 +67,7 @@ pub(crate) fn sections(study: &Study<'_>) -> Vec<Section> {
         ),
         section("spectrum", "Rotation frequencies", spectrum::parts(study), "No rotation frequencies were recorded."),
         section("training", "Training", training::parts(study), "No variant was trained in this run."),
+        section("cost", "What measuring took", cost::parts(study), "What the measurements took was not recorded."),
     ];
     let mut taken = BTreeSet::new();
     all.iter_mut().for_each(|s| set_apart(&mut s.parts, &mut taken));

@@ -1,18 +1,33 @@
-//! The most memory that this process held, as Linux tells it.
+//! The memory of this process and its machine, as Linux tells it.
 
 /// Forgets what was held before; whether that is possible here.
-pub(super) fn reset_peak() -> bool {
+pub fn reset_peak() -> bool {
     // proc(5): 5 sets the peak resident size to the size now.
     std::fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
 /// Most bytes resident since [`reset_peak`]; none where the system does not tell.
-pub(super) fn peak_bytes() -> Option<u64> {
+pub fn peak_bytes() -> Option<u64> {
     resident_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
+/// Bytes that could be had now without swapping; none where the system does not tell.
+pub fn available_bytes() -> Option<u64> {
+    kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// Bytes resident now; none where the system does not tell.
+pub fn resident_bytes() -> Option<u64> {
+    kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
 fn resident_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    kibibytes(status, "VmHWM:")
+}
+
+/// Bytes of the line that begins with `name`.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
 }
