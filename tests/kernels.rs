@@ -97,3 +97,21 @@ fn doctor_says_which_compiler_there_is() {
     let page = Running::start(child).finished().expect(0);
     assert!(page.out.lines().any(|line| line.starts_with("nvrtc") && line.contains("/no/such/place")), "{page}");
 }
+
+#[test]
+fn fused_kernels_are_in_the_table_and_measured_where_there_is_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = bowline(dir.path(), ["kernels", "list"]).expect(0);
+    assert!(["rms_norm_bf16_4096", "swiglu_backward_f16", "cross_entropy_f32"].iter().all(|it| list.out.contains(it)));
+    let small = ["--tokens", "4", "--hidden", "128", "--inner", "48", "--vocab", "33", "--repeats", "1", "--json"];
+    let run = |more: &[&str]| bowline(dir.path(), ["bench", "kernels"].iter().chain(&small).chain(more));
+    if !torch_ext::cuda::state().is_available() {
+        let ran = run(&[]).expect(2);
+        assert!(ran.err.contains("there is no CUDA device") && ran.err.contains("--device cpu"), "{ran}");
+    }
+    // No kernel runs on the CPU, so that none is below the bar.
+    let rows = rows(&run(&["--device", "cpu", "--bar", "0.85"]).expect(0));
+    assert!(rows.iter().all(|row| row["by"] == "libtorch" && row["share_of_copy"].as_f64().unwrap() > 0.0));
+    assert!(rows.iter().any(|row| row["operation"] == "rms_norm_of_sum_backward"));
+    assert!(run(&["--device", "cpu", "--only", "nothing"]).expect(2).err.contains("--only nothing"));
+}

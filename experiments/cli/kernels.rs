@@ -130,12 +130,13 @@ fn every_kernel() -> Vec<Box<dyn TableKernel>> {
     fn boxed<T: TableKernel + 'static>(kernel: T) -> Box<dyn TableKernel> {
         Box::new(kernel)
     }
-    attention::cuda::every_kernel().into_iter().map(boxed).collect()
+    let fused = torch_ext::fused::every_kernel().into_iter().map(boxed);
+    attention::cuda::every_kernel().into_iter().map(boxed).chain(fused).collect()
 }
 
 /// What passed on a device, of every table.
 fn entries() -> impl Iterator<Item = &'static Verified> {
-    attention::cuda::manifest().entries().iter()
+    attention::cuda::manifest().entries().iter().chain(torch_ext::fused::manifest().entries())
 }
 
 /// A kernel and what to compile it for.

@@ -3,8 +3,9 @@
 //! A program linked against libtorch's CPU part alone serves machines with and without a GPU: [`cuda::state`] opens the
 //! CUDA part, once, and says in a type what came of it. [`libtorch`] says which libtorch is in use, from where, and what
 //! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind. [`mod@autograd`] puts Rust
-//! closures into libtorch's graph, [`generator_state`] reads its random generators, [`memory`] counts what tensors hold,
-//! [`host`] lends the numbers of a tensor as a slice.
+//! closures into libtorch's graph, [`mod@fused`] does in one pass over memory what training does between matrix products,
+//! [`generator_state`] reads the random generators, [`memory`] counts what tensors hold, [`host`] lends the numbers of a
+//! tensor as a slice.
 //!
 //! ```
 //! use torch_ext::cuda::{self, CudaState};
@@ -17,6 +18,7 @@
 
 pub mod autograd;
 pub mod cuda;
+pub mod fused;
 mod generator;
 pub mod host;
 pub mod libtorch;

@@ -1,6 +1,6 @@
 //! `cargo xtask gpu-bundle`: a folder for a machine with a GPU, PyTorch 2.11 and no Rust.
 //!
-//! It holds the application, the tests of every attention kernel as one program, the bundled model, whatever shared
+//! It holds the application, the tests of the attention kernels and those of the fused ones as a program each, the bundled model, whatever shared
 //! library these need beyond PyTorch's and the system's, and one script that runs it all. Time on such a machine is short:
 //! nothing is built there.
 
@@ -32,18 +32,22 @@ const COMPILERS: [&str; 2] = ["libstdc++.so.6", "libgcc_s.so.1"];
 pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     libtorch::set_up(workspace)?;
     let program = workspace.build()?;
-    let tests =
-        workspace.build_with(&["test", "--package", "attention", "--test", "contract", "--no-run"], "contract")?;
+    let tests = |package, name| workspace.build_with(&["test", "--package", package, "--test", name, "--no-run"], name);
+    let programs = [
+        (program.clone(), "bowline"),
+        (tests("attention", "contract")?, "contract"),
+        (tests("torch_ext", "fused")?, "fused"),
+    ];
     let folder = match arguments {
         [] => target_folder(&program)?.join(FOLDER),
         [folder] => std::path::absolute(folder)?,
         [_, extra, ..] => stop!("`cargo xtask gpu-bundle` takes one folder, got `{extra}` as well"),
     };
     empty(&folder)?;
-    for (path, name) in [(&program, "bowline"), (&tests, "contract")] {
+    for (path, name) in &programs {
         put_program(path, &folder.join("bin").join(name))?;
     }
-    put_libraries(workspace, [&program, &tests], &folder)?;
+    put_libraries(workspace, programs.iter().map(|(path, _)| path), &folder)?;
     put_folder(&workspace.root().join("experiments/assets"), &folder.join("assets"))?;
     put_script(&folder.join("run.sh"), SCRIPT)?;
     fs::write(folder.join("README.txt"), README)?;
@@ -84,7 +88,7 @@ fn put_program(from: &Path, to: &Path) -> Result<()> {
 
 /// Shared libraries that are neither the system's nor PyTorch's go to `lib`, the compiler's own to `lib/compiler`, where the
 /// script finds them if the system's are too old.
-fn put_libraries(workspace: &Workspace, programs: [&PathBuf; 2], folder: &Path) -> Result<()> {
+fn put_libraries<'a>(workspace: &Workspace, programs: impl Iterator<Item = &'a PathBuf>, folder: &Path) -> Result<()> {
     let compilers = folder.join("lib/compiler");
     fs::create_dir_all(&compilers)?;
     let torch = workspace.libtorch();

@@ -2,6 +2,7 @@
 
 mod attention;
 mod eval;
+mod kernels;
 mod model;
 mod peers;
 
@@ -26,6 +27,8 @@ enum What {
     Score(model::ScoreBench),
     /// Evaluation: curves, passkey grids and sliding windows beside the plain way to the same numbers
     Eval(eval::EvalBench),
+    /// Kernels that move memory: norms, SwiGLU and cross-entropy beside a copy
+    Kernels(kernels::KernelsBench),
     /// Training: forward, backward and AdamW step of every parameter
     Train(model::TrainBench),
 }
@@ -41,6 +44,7 @@ impl Bench {
             What::Attention(bench) => bench.run(),
             What::Score(bench) => bench.run(),
             What::Eval(bench) => bench.run(),
+            What::Kernels(bench) => bench.run(),
             What::Train(bench) => bench.run(),
         }
     }

@@ -4,7 +4,7 @@ set -u -o pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 python=${PYTHON:-python3}
-all_steps="environment doctor kernels case_table contract memcheck racecheck bench_attention bench_heads model speed"
+all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_attention bench_heads bench_kernels model speed"
 
 lacks() {
     echo "run.sh: $*" >&2
@@ -44,6 +44,7 @@ export HF_HUB_OFFLINE=1
 export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 bowline="$here/bin/bowline"
 contract="$here/bin/contract"
+fused="$here/bin/fused"
 
 if ! complaint=$("$bowline" --version 2>&1); then
     case "$complaint" in
@@ -85,15 +86,21 @@ kernels() { "$bowline" kernels check --json; }
 case_table() {
     BOWLINE_VERIFIED="$out/kernels.json" BOWLINE_DATE=$(date -u +%Y-%m-%d) "$contract" --nocapture on_cuda
 }
+# The same for norms, SwiGLU and cross-entropy.
+fused_cases() {
+    BOWLINE_VERIFIED="$out/fused_kernels.json" BOWLINE_DATE=$(date -u +%Y-%m-%d) "$fused" --nocapture on_device
+}
 # Every backend over the table, the mutants, the same bits twice. The host twin needs a compiler and was run where this was built.
 contract() { "$contract" --nocapture --skip on_cuda --skip twin; }
 sanitized() {
     # Without libtorch's own cache of memory every access outside an allocation is seen.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 1800 "$sanitizer" --tool "$1" --error-exitcode 9 \
-        "$contract" --nocapture on_cuda::every_kernel
+        "${@:2}"
 }
-memcheck() { sanitized memcheck; }
-racecheck() { sanitized racecheck; }
+memcheck() { sanitized memcheck "$contract" --nocapture on_cuda::every_kernel; }
+racecheck() { sanitized racecheck "$contract" --nocapture on_cuda::every_kernel; }
+fused_memcheck() { sanitized memcheck "$fused" --nocapture on_device::every_kernel; }
+fused_racecheck() { sanitized racecheck "$fused" --nocapture on_device::every_kernel; }
 bench_attention() {
     "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 4096,8192,16384 \
         --head-dims 128 --out "$out/bench_attention" --json
@@ -101,6 +108,12 @@ bench_attention() {
 bench_heads() {
     "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 8192 \
         --head-dims 64,80,256 --out "$out/bench_heads" --json
+}
+# LLaMA-2 7B's and 13B's sizes: every kernel at 85 % of a copy's speed or more.
+bench_kernels() {
+    "$bowline" bench kernels --device cuda:0 --bar 0.85 --out "$out/bench_kernels_7b.json" &&
+        "$bowline" bench kernels --device cuda:0 --hidden 5120 --inner 13824 --vocab 32001 --bar 0.85 \
+            --out "$out/bench_kernels_13b.json"
 }
 # The bundled model finds a text as likely whatever computes its attention; bfloat16 leaves them a percent.
 model() {
@@ -152,8 +165,10 @@ for name in ${STEPS:-$all_steps}; do
     esac
 done
 
-# The test program starts as well, whether or not there is anything to run it on.
-"$contract" --list >/dev/null 2>"$out/contract_starts.err" || { echo "contract: does not start" | tee -a "$out/summary.txt"; failed=$((failed + 1)); }
+# The test programs start as well, whether or not there is anything to run them on.
+for name in contract fused; do
+    "$here/bin/$name" --list >/dev/null 2>"$out/${name}_starts.err" || { echo "$name: does not start" | tee -a "$out/summary.txt"; failed=$((failed + 1)); }
+done
 tar -C "$here/results" -czf "$out.tar.gz" "$(basename "$out")"
 echo "results: $out.tar.gz"
 [ "$failed" -eq 0 ] || exit 1
