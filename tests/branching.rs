@@ -29,7 +29,7 @@ fn bundled(method: Option<&str>) -> ModelFolder {
     };
     let model = ModelFolder::load("bundled", options).unwrap();
     match method {
-        Some(method) => model.with_method(method.parse::<Method>().unwrap()).unwrap(),
+        Some(method) => model.with_method(&method.parse::<Method>().unwrap()).unwrap(),
         None => model,
     }
 }

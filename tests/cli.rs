@@ -14,7 +14,7 @@ const COMMANDS: [(&str, &[&str]); 28] = [
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
     ("generate", &["<MODEL>", "--prompt", "--file", "--max-tokens", "--temperature", "--top-p", "--seed"]),
     ("fetch", &["<ID>", "--revision"]),
-    ("export", &["<FROM>", "<TO>", "--shard-mb", "--dtype"]),
+    ("export", &["<FROM>", "<TO>", "--shard-mb", "--dtype", "--method"]),
     (
         "eval",
         &[

@@ -6,6 +6,7 @@ mod diff;
 mod file;
 pub mod import;
 mod lm_eval;
+mod row;
 mod table;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use diff::{Basis, Difference, ReportDiff, Verdict, diff};
 pub use file::ReportError;
 pub use lm_eval::lm_eval_results;
+pub use row::Measurement;
 pub use table::{RowQuery, csv, markdown};
 
 /// Version of the layout below; a reader refuses a newer one.
@@ -69,6 +71,9 @@ pub struct Provenance {
     pub threads: usize,
     /// Element type of the weights, such as `float32`.
     pub dtype: String,
+    /// Attention backend: `auto`, with the one that it takes at the longest length behind it, or the name asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
     /// Every seed by its name.
     pub seeds: BTreeMap<String, u64>,
     /// Library name to version.
@@ -260,6 +265,7 @@ mod tests {
                 device: "cpu".to_owned(),
                 threads: 2,
                 dtype: "float32".to_owned(),
+                backend: None,
                 seeds: BTreeMap::from([("samples".to_owned(), u64::MAX)]),
                 versions: BTreeMap::new(),
                 hashes: BTreeMap::new(),

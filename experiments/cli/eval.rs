@@ -74,6 +74,29 @@ struct Common {
     options: ModelOptions,
 }
 
+/// Documents to read.
+#[derive(Debug, Args)]
+struct DocumentArgs {
+    /// Documents: files or folders (.txt, .jsonl, .jsonl.zst, .parquet), or bundled:heldout
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    data: Vec<String>,
+    /// Field or column that holds the text; a Parquet column of integer lists holds token ids
+    #[arg(long, default_value = "text", value_name = "NAME")]
+    text_field: String,
+    /// Cut documents into pieces of this many tokens, each then a document
+    #[arg(long, value_name = "N")]
+    piece_tokens: Option<usize>,
+    /// Most documents used, evenly spread
+    #[arg(long, value_name = "N")]
+    max_documents: Option<usize>,
+}
+
+impl DocumentArgs {
+    fn load(&self, model: &ModelFolder) -> Result<Documents, Failure> {
+        Documents::load(model, &self.data, &self.text_field, self.piece_tokens, self.max_documents)
+    }
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
     /// The whole report
@@ -90,9 +113,8 @@ enum Format {
 struct PerplexityArgs {
     #[command(flatten)]
     common: Common,
-    /// Documents: files or folders (.txt, .jsonl, .jsonl.zst, .parquet), or bundled:heldout
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
-    data: Vec<String>,
+    #[command(flatten)]
+    documents: DocumentArgs,
     /// P1: windows slide by S, the last S tokens of each scored; P2: documents cut to the length; P3: windows slide by S
     /// over one stream, all tokens scored; P4: windows move by S, new tokens scored
     #[arg(long, default_value = "P2")]
@@ -100,15 +122,6 @@ struct PerplexityArgs {
     /// S, the tokens between window starts [default: 256 for P1 and P3, the window for P4]
     #[arg(long)]
     stride: Option<usize>,
-    /// Field or column that holds the text; a Parquet column of integer lists holds token ids
-    #[arg(long, default_value = "text", value_name = "NAME")]
-    text_field: String,
-    /// Cut documents into pieces of this many tokens, each then a document
-    #[arg(long, value_name = "N")]
-    piece_tokens: Option<usize>,
-    /// Most documents used, evenly spread
-    #[arg(long, value_name = "N")]
-    max_documents: Option<usize>,
     /// Leave out documents shorter than this many tokens
     #[arg(long, value_name = "N")]
     min_tokens: Option<usize>,
@@ -141,7 +154,7 @@ impl PerplexityArgs {
         let protocol: Protocol = self.protocol.parse().map_err(crate::evaluate::failure)?;
         let session = Session::open(&self.common, "perplexity")?;
         let model = &session.model;
-        let documents = Documents::load(model, &self.data, &self.text_field, self.piece_tokens, self.max_documents)?;
+        let documents = self.documents.load(model)?;
         let options = PerplexityOptions {
             stride: self.stride,
             min_document_tokens: self.min_tokens,
@@ -151,9 +164,10 @@ impl PerplexityArgs {
         let found =
             perplexity_rows(&model.reader(), &documents, &options, session.labels(&self.common), &session.stop)?;
         let config = json!({
-            "task": "perplexity", "model": self.common.model, "protocol": self.protocol, "data": self.data,
-            "lengths": self.common.lengths, "stride": self.stride, "piece_tokens": self.piece_tokens,
-            "max_documents": self.max_documents, "min_tokens": self.min_tokens, "text_field": self.text_field,
+            "task": "perplexity", "model": self.common.model, "method": self.common.options.method,
+            "protocol": self.protocol, "data": self.documents.data, "lengths": self.common.lengths, "stride": self.stride,
+            "piece_tokens": self.documents.piece_tokens, "max_documents": self.documents.max_documents,
+            "min_tokens": self.min_tokens, "text_field": self.documents.text_field,
         });
         let mut report = session.report(&self.common, found.rows, config, Some(documents.hash))?;
         report.position_loss.extend(found.position_loss);
@@ -177,6 +191,7 @@ impl Session {
         let mut recorder = Recorder::new();
         recorder.seeds.insert("samples".into(), common.seed);
         let model = common.options.load(&common.model)?;
+        recorder.backend = Some(model.llama.backend_record(common.lengths.iter().copied().max().unwrap_or(1)));
         let out = common.out.clone().unwrap_or_else(|| {
             let name = Path::new(&common.model).file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy());
             PathBuf::from("runs").join(format!("eval-{task}-{name}"))

@@ -8,6 +8,7 @@ use rope_scaling::Precision;
 use tch::Device;
 
 use super::output::print;
+use crate::config::Method;
 use crate::error::{Failure, io_failure};
 use crate::model::{LoadOptions, ModelFolder};
 use crate::train::{Store, restore_masters};
@@ -26,6 +27,9 @@ pub struct Export {
     /// optimizer kept, bfloat16 those rounded
     #[arg(long)]
     dtype: Option<super::options::DtypeName>,
+    /// Change the positions first: `yarn:factor=4`, `longrope:factors=FILE`, any method that a config can state
+    #[arg(long, value_name = "NAME:OPTIONS")]
+    method: Option<String>,
 }
 
 impl Export {
@@ -46,6 +50,10 @@ impl Export {
         if self.dtype.is_some() {
             restore_masters(&source, &model)?;
         }
+        let model = match &self.method {
+            Some(method) => model.with_method(&exported(method)?)?,
+            None => model,
+        };
         let pending =
             crate::atomic::PendingFolder::create(&self.to).map_err(|error| io_failure("make", &self.to, &error))?;
         model.write_sharded(pending.path(), self.shard_mb << 20)?;
@@ -54,6 +62,16 @@ impl Export {
         pending.commit().map_err(|error| io_failure("finish", &self.to, &error))?;
         print(&format!("{}\n", self.to.display()));
         Ok(())
+    }
+}
+
+/// A method that a config can state.
+fn exported(text: &str) -> Result<Method, Failure> {
+    match text.parse()? {
+        Method::Inside(method) => Err(Failure::config(format!(
+            "--method {method}: it decides positions inside attention, which no config.json can state"
+        ))),
+        method => Ok(method),
     }
 }
 

@@ -21,8 +21,8 @@ pub struct ModelOptions {
     /// Attention backend: auto, the fastest that is right for device and problem, or a name that `bowline doctor` lists
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub backend: String,
-    /// Read the model by a method without training: pi, ntk, dynamic-ntk, yarn or ntk-by-parts with `:factor=N`,
-    /// `abf:factor=N,base=B`, `self-extend:group=G,window=W`, `rerope:window=W`, `lm-infinite:window=W,sinks=S`,
+    /// Read the model by a method without training: pi, ntk, dynamic-ntk, yarn, dynamic-yarn or ntk-by-parts with
+    /// `:factor=N`, `abf:factor=N,base=B`, `longrope:factors=FILE`, `self-extend:group=G,window=W`, `rerope:window=W`, `lm-infinite:window=W,sinks=S`,
     /// `streaming:window=W,sinks=S`, `dca:chunk=C,local=W`
     #[arg(long, value_name = "NAME:OPTIONS")]
     pub method: Option<String>,
@@ -75,7 +75,7 @@ impl ModelOptions {
         let method = self.method.as_deref().map(str::parse::<Method>).transpose()?;
         let model = ModelFolder::load(model, self.load_options()?)?;
         match method {
-            Some(method) => model.with_method(method),
+            Some(method) => model.with_method(&method),
             None => Ok(model),
         }
     }

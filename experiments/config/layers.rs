@@ -141,11 +141,17 @@ fn suggestion(message: &str) -> Option<String> {
         return None;
     }
     let wrong = quoted.next()?;
-    quoted
+    near(wrong, quoted).map(str::to_owned)
+}
+
+/// The known word nearest to a wrong one, if any is near.
+pub fn near<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
         .map(|known| (distance(wrong, known), known))
         .filter(|(d, known)| *d <= known.len().max(4) / 2)
         .min()
-        .map(|(_, known)| known.to_owned())
+        .map(|(_, known)| known)
 }
 
 /// Edit distance (Levenshtein).

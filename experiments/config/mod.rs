@@ -12,7 +12,7 @@ mod task;
 pub use adapter::{Adapter, Base, Whole};
 pub use matrix::Matrix;
 pub use memory::{Activations, Gradients, Memory, OptimizerState};
-pub use method::Method;
+pub use method::{Method, read_factors};
 pub use recipe::{
     CheckpointPolicy, Dtype, ModelSource, NewModel, Optimizer, PositionChange, Recipe, Source, SourceKind, Stage,
 };

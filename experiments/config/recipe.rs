@@ -106,7 +106,7 @@ pub enum Dtype {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionChange {
-    /// `linear`, `ntk`, `dynamic-ntk`, `yarn`, `ntk-by-parts` or `abf`.
+    /// `linear`, `ntk`, `dynamic-ntk`, `yarn`, `dynamic-yarn`, `ntk-by-parts`, `abf` or `longrope`.
     pub method: String,
     /// How many times longer the context becomes.
     #[serde(default)]
@@ -114,6 +114,9 @@ pub struct PositionChange {
     /// The new base, for `abf`.
     #[serde(default)]
     pub base: Option<f64>,
+    /// File of LongRoPE's factors, for `longrope`; it may name the factor, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub factors: Option<String>,
 }
 
 /// A source of training sequences.

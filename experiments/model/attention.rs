@@ -39,6 +39,14 @@ impl Llama {
         Some(self.backend.answering(device, &problem, dtype_of(kind)?))
     }
 
+    /// The backend for a report's provenance: its name, or `auto` with the one that answers at `length` tokens.
+    pub fn backend_record(&self, length: usize) -> String {
+        match self.attention_choice(length).filter(|_| is_auto(self.backend.name())) {
+            Some(choice) => format!("{}: {} at {length} tokens", attention::AUTO, choice.backend.name()),
+            None => self.backend.name().to_owned(),
+        }
+    }
+
     /// One line for a log: `attention: tiled for sequences of 512 tokens, because ..`.
     pub fn attention_account(&self, length: usize) -> String {
         let Some(Choice { backend, reason }) = self.attention_choice(length) else {
@@ -96,5 +104,9 @@ mod tests {
         let choice = model.llama.attention_choice(512).unwrap();
         let account = model.llama.attention_account(512);
         assert!(account.contains(choice.backend.name()) && account.contains(&*choice.reason), "{account}");
+        let recorded = model.llama.backend_record(512);
+        assert_eq!(recorded, format!("auto: {} at 512 tokens", choice.backend.name()));
+        let named = bundled(Backend::from_name("libtorch").unwrap());
+        assert_eq!(named.llama.backend_record(512), "libtorch");
     }
 }

@@ -15,7 +15,7 @@ use super::language_model::Reader;
 use super::llama::Llama;
 use super::stored::Stored;
 use super::weights::{Checkpoint, Dtype, MAX_SHARD_BYTES, write_sharded};
-use crate::config::Method;
+use crate::config::{Method, PositionChange};
 use crate::error::{Failure, io_failure};
 use crate::hub;
 use crate::json::read_json;
@@ -72,9 +72,9 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, Failure> {
 /// # Errors
 ///
 /// When there are no rotary positions, or they are scaled already.
-pub fn positions_under(positions: &HfPositions, method: Method) -> Result<HfPositions, Failure> {
+pub fn positions_under(positions: &HfPositions, method: &Method) -> Result<HfPositions, Failure> {
     match method {
-        Method::Positions { extension, factor } => extend(positions, &extension, Reach::Factor(factor))
+        Method::Positions { extension, factor, .. } => extend(positions, extension, Reach::Factor(*factor))
             .map_err(|error| Failure::config(format!("{method}: {error}"))),
         Method::Inside(_) if !matches!(positions.encoding(), PositionEncoding::Rope { .. }) => {
             Err(Failure::config(format!("{method} changes rotary positions, and the model has none")))
@@ -106,12 +106,27 @@ impl ModelFolder {
     /// # Errors
     ///
     /// When the model has no rotary positions, or is scaled already.
-    pub fn with_method(mut self, method: Method) -> Result<Self, Failure> {
+    pub fn with_method(mut self, method: &Method) -> Result<Self, Failure> {
         self.llama.config.positions = positions_under(&self.llama.config.positions, method)?;
         if let Method::Inside(extrapolation) = method {
-            self.extrapolation = Some(extrapolation);
+            self.extrapolation = Some(*extrapolation);
         }
         Ok(self)
+    }
+
+    /// The model with its positions changed as a recipe or study says, or as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelFolder::with_method`].
+    pub fn with_positions(self, change: Option<&PositionChange>) -> Result<Self, Failure> {
+        match change {
+            Some(change) => {
+                let method = Method::try_from(change)?;
+                self.with_method(&method).map_err(|failure| failure.within("positions"))
+            }
+            None => Ok(self),
+        }
     }
 
     /// The tokenizer.

@@ -17,6 +17,8 @@ pub struct Recorder {
     started: Instant,
     /// As the run began: a tree that changes while it runs is not what computed it.
     commit: (Option<String>, Option<bool>),
+    /// Attention backend, as [`Llama::backend_record`](crate::model::Llama::backend_record) names it.
+    pub backend: Option<String>,
     /// Seeds by name.
     pub seeds: BTreeMap<String, u64>,
     /// Hashes by input.
@@ -36,6 +38,7 @@ impl Recorder {
             started_at: now_utc(),
             started: Instant::now(),
             commit: commit(),
+            backend: None,
             seeds: BTreeMap::new(),
             hashes: BTreeMap::new(),
         }
@@ -54,6 +57,7 @@ impl Recorder {
             device: device_name(device),
             threads: tch::get_num_threads().max(1) as usize,
             dtype: kind_name(kind).to_owned(),
+            backend: self.backend.clone(),
             seeds: self.seeds.clone(),
             versions: versions(),
             hashes: self.hashes.clone(),

@@ -49,6 +49,9 @@ pub fn run_study(study: &Study, options: &StudyOptions, stop: &StopFlag) -> Resu
     run.log(account.trim_end());
     let mut recorder = Recorder::new();
     recorder.seeds.insert("study".into(), study.seed);
+    let mut backends: Vec<&str> = origins.iter().map(|origin| origin.backend.as_str()).collect();
+    backends.dedup();
+    recorder.backend = Some(backends.join(", "));
     run.write_toml("resolved.toml", study)?;
     let mut report = Report {
         schema_version: SCHEMA_VERSION,

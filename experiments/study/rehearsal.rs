@@ -5,12 +5,12 @@ use eval::fakes::Uniform;
 use eval::{Monitor, PerplexityOptions, RetrievalOptions, perplexity, retrieve};
 
 use super::variant::Origin;
-use crate::config::{Study, TaskSpec, VariantSpec};
+use crate::config::{Method, Study, TaskSpec, VariantSpec};
 use crate::error::Failure;
 use crate::evaluate::failure;
 use crate::evaluate::tasks::{Materials, grid};
 use crate::model::{ModelFolder, positions_under};
-use crate::train::{changed_positions, check_lengths};
+use crate::train::check_lengths;
 
 /// Goes through what the study does with one of its models, in place of which stands one that finds every token equally
 /// likely.
@@ -66,9 +66,14 @@ fn task(study: &Study, spec: &TaskSpec, base: &ModelFolder, origin: &Origin) -> 
 /// Its position encoding can be made, and its recipe fits into it.
 fn variant(study: &Study, spec: &VariantSpec, base: &ModelFolder) -> Result<(), Failure> {
     let positions = &base.llama.config.positions;
-    let changed = spec.positions.as_ref().map(|change| changed_positions(positions, change)).transpose()?;
+    let changed = match &spec.positions {
+        Some(change) => Some(
+            positions_under(positions, &Method::try_from(change)?).map_err(|failure| failure.within("positions"))?,
+        ),
+        None => None,
+    };
     if let Some(method) = spec.method()? {
-        positions_under(changed.as_ref().unwrap_or(positions), method).map_err(|failure| failure.within("method"))?;
+        positions_under(changed.as_ref().unwrap_or(positions), &method).map_err(|failure| failure.within("method"))?;
     }
     match spec.train {
         true => check_lengths(&study.recipe(spec)?, changed.as_ref().unwrap_or(positions)),

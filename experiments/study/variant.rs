@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind};
 
 use super::measure::{Bench, Job, Measured};
-use crate::config::{Study, TaskSpec, VariantSpec};
+use crate::config::{Method, Study, TaskSpec, VariantSpec};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::{Failure, io_failure};
 use crate::evaluate::{Documents, Labels, weights_hash};
@@ -16,7 +16,7 @@ use crate::model::{LoadOptions, ModelFolder, backend_on, is_auto_backend};
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::say;
 use crate::runtime::signals::StopFlag;
-use crate::train::{Resume, RunOptions, changed_positions, read_metrics, train_model};
+use crate::train::{Resume, RunOptions, read_metrics, train_model};
 
 /// Version of the rules that decide a result; a kept result of another version is not used.
 const RESULT_VERSION: u32 = 2;
@@ -71,6 +71,8 @@ pub struct Origin {
     pub documents: Documents,
     /// Which attention backend answers, and why.
     pub account: String,
+    /// The same as the provenance keeps it.
+    pub backend: String,
 }
 
 /// Where a study runs.
@@ -109,7 +111,8 @@ impl Origin {
         let e = &study.evaluation;
         let documents = Documents::load(model, &e.documents, "text", e.piece_tokens, e.max_documents)?;
         let account = model.llama.attention_account(study.longest());
-        Ok(Self { id: id.to_owned(), hash: weights_hash(&model.dir)?, documents, account })
+        let backend = model.llama.backend_record(study.longest());
+        Ok(Self { id: id.to_owned(), hash: weights_hash(&model.dir)?, documents, account, backend })
     }
 }
 
@@ -166,13 +169,11 @@ impl Place<'_> {
 
     /// The model of a variant, and its training curve if it was trained.
     fn prepared(&self, spec: &VariantSpec, origin: &Origin) -> Result<(ModelFolder, Option<TrainingCurve>), Failure> {
-        let mut base = load(self.study, &origin.id, self.device)?;
+        let base = load(self.study, &origin.id, self.device)?;
         if !spec.train {
-            if let Some(change) = &spec.positions {
-                base.llama.config.positions = changed_positions(&base.llama.config.positions, change)?;
-            }
+            let base = base.with_positions(spec.positions.as_ref())?;
             let model = match spec.method()? {
-                Some(method) => base.with_method(method)?,
+                Some(method) => base.with_method(&method)?,
                 None => base,
             };
             return Ok((model, None));
@@ -248,6 +249,13 @@ fn key(study: &Study, spec: &VariantSpec, base: &str) -> Result<String, Failure>
     });
     if !is_auto_backend(&study.backend) {
         decided_by["backend"] = study.backend.clone().into();
+    }
+    // A file of factors may change under its name.
+    let positions = spec.positions.as_ref().map(Method::try_from).transpose()?;
+    for (key, method) in [("positions_file", positions), ("method_file", spec.method()?)] {
+        if let Some(content) = method.and_then(|method| method.file_content()) {
+            decided_by[key] = content.into();
+        }
     }
     Ok(blake3::hash(decided_by.to_string().as_bytes()).to_hex().to_string())
 }

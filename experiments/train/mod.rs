@@ -22,7 +22,7 @@ pub use loss::{UNCOUNTED, summed_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, Arrival, BLOCK, Decayed, Slot, clip_factor};
 pub use persist::{Resumed, restore_masters};
-pub use run::{RunOptions, changed_positions, check_lengths, train, train_model};
+pub use run::{RunOptions, check_lengths, train, train_model};
 pub use schedule::{Decay, Schedule};
 pub use sources::{TextSources, encoder_of, overlap_page, spec_at, spec_of};
 pub use step::{NotFinite, Outcome};

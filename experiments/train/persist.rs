@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rope_scaling::RopeScaling;
+use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
 use super::agreement::{Agreement, check_allowed};
@@ -161,10 +163,16 @@ fn fill(tensor: &mut Tensor, stored: &Checkpoint, name: &str) -> Result<(), Fail
 
 /// Hashes of what a run is made of beside its recipe.
 pub(super) fn inputs(model: &ModelFolder, sources: &TextSources) -> Result<BTreeMap<String, String>, Failure> {
-    Ok(BTreeMap::from([
+    let mut inputs = BTreeMap::from([
         ("data".to_owned(), sources.fingerprint()),
         ("tokenizer".to_owned(), model.tokenizer()?.hash().to_owned()),
-    ]))
+    ]);
+    // The recipe names their file, whose content may change.
+    if let RopeScaling::LongRope { .. } = &model.llama.config.positions.scaling {
+        let scaling = json!(model.llama.config.positions.to_hf()).to_string();
+        inputs.insert("positions".to_owned(), blake3::hash(scaling.as_bytes()).to_hex().to_string());
+    }
+    Ok(inputs)
 }
 
 fn machine(model: &ModelFolder) -> String {

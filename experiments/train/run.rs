@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rope_scaling::Precision;
-use rope_scaling::hf::{Extension, HfPositions, Reach, extend};
+use rope_scaling::hf::HfPositions;
 use serde_json::{Value, json};
 
 use eval::report::{Provenance, Report, SCHEMA_VERSION};
@@ -12,7 +12,7 @@ use super::metrics::read_metrics;
 use super::persist::Resumed;
 use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
-use crate::config::{NewModel, PositionChange, Recipe};
+use crate::config::{NewModel, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
 use crate::model::gguf::GgufCheckpoint;
@@ -71,17 +71,16 @@ pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<Pa
 /// As [`train`].
 pub fn train_model(
     recipe: Recipe,
-    mut model: ModelFolder,
+    model: ModelFolder,
     options: &RunOptions,
     stop: &StopFlag,
 ) -> Result<ModelFolder, Failure> {
-    if let Some(change) = &recipe.positions {
-        model.llama.config.positions = changed_positions(&model.llama.config.positions, change)?;
-    }
+    let model = model.with_positions(recipe.positions.as_ref())?;
     check_lengths(&recipe, &model.llama.config.positions)?;
     let run = RunDir::open(&options.out)?;
     let mut recorder = Recorder::new();
     recorder.seeds.insert("run".into(), recipe.seed);
+    recorder.backend = Some(model.llama.backend_record(recipe.longest()));
     let sources = TextSources::open(&recipe, &model, &run)?;
     recorder.hashes.insert("data".into(), sources.fingerprint());
     recorder.hashes.insert("tokenizer".into(), model.tokenizer()?.hash().to_owned());
@@ -205,20 +204,6 @@ fn config_of(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
         "eos_token_id": tokenizer.eos(),
         "use_cache": true,
     })
-}
-
-/// The position encoding after a change.
-///
-/// # Errors
-///
-/// When the method is unknown, lacks its factor or base, or the model is scaled already.
-pub fn changed_positions(base: &HfPositions, change: &PositionChange) -> Result<HfPositions, Failure> {
-    let problem = |error: rope_scaling::hf::ExtendError| Failure::config(format!("positions: {error}"));
-    let method = Extension::named(&change.method, change.base).map_err(problem)?;
-    let Some(factor) = change.factor else {
-        return Err(Failure::config("positions.factor: is missing; it says how many times longer the context becomes"));
-    };
-    extend(base, &method, Reach::Factor(factor)).map_err(problem)
 }
 
 fn summary(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> String {

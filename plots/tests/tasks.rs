@@ -88,6 +88,7 @@ fn drawn_at(variants: Vec<Variant>, rows: Vec<Row>, costs: Vec<Cost>) -> (tempfi
             device: "cpu".to_owned(),
             threads: 1,
             dtype: "float32".to_owned(),
+            backend: None,
             seeds: BTreeMap::new(),
             versions: empty(),
             hashes: empty(),

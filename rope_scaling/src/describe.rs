@@ -116,7 +116,7 @@ fn warnings(positions: &HfPositions, context: usize, unseen: usize) -> Vec<Strin
         }
     };
     let implied = f64::count(*max) / f64::count(original);
-    warn(context > *max && !matches!(scaling, RopeScaling::DynamicNtk { .. }), {
+    warn(context > *max && !matches!(scaling, RopeScaling::DynamicNtk { .. } | RopeScaling::DynamicYarn { .. }), {
         format!("context {context} is beyond max_position_embeddings {max}")
     });
     warn(unseen > 0, {
@@ -139,13 +139,18 @@ fn warnings(positions: &HfPositions, context: usize, unseen: usize) -> Vec<Strin
         RopeScaling::Llama3 { .. } => warn(*max <= original, {
             format!("llama3 scaling with max_position_embeddings {max} not above the original context {original}")
         }),
-        RopeScaling::None | RopeScaling::NtkAware { .. } | RopeScaling::LongRope { .. } => {}
+        RopeScaling::LongRope { start_tokens, .. } => warn(*start_tokens > 0, {
+            format!("the first {start_tokens} tokens keep unscaled positions, which transformers does not know of")
+        }),
+        RopeScaling::DynamicYarn { .. } => warn(true, "transformers does not know dynamic-yarn".to_owned()),
+        RopeScaling::None | RopeScaling::NtkAware { .. } => {}
     }
     warnings
 }
 
 impl RopeScaling {
-    /// The scheme's own parameters, spelt as in Hugging Face configs; optional ones that are not set are left out.
+    /// The scheme's own parameters, spelt as in Hugging Face configs (which have no word for LongRoPE's `start_tokens`);
+    /// optional ones that are not set are left out.
     pub fn parameters(&self) -> Map<String, Value> {
         let list = match self {
             Self::None => vec![],
@@ -159,7 +164,8 @@ impl RopeScaling {
                 list.extend(mscale_all_dim.map(|value| ("mscale_all_dim", json!(value))));
                 list
             }
-            Self::NtkByParts { factor, beta_fast, beta_slow, truncate } => {
+            Self::NtkByParts { factor, beta_fast, beta_slow, truncate }
+            | Self::DynamicYarn { factor, beta_fast, beta_slow, truncate } => {
                 ramp_parameters(*factor, *beta_fast, *beta_slow, *truncate)
             }
             Self::Llama3 { factor, low_freq_factor, high_freq_factor } => vec![
@@ -167,10 +173,11 @@ impl RopeScaling {
                 ("low_freq_factor", json!(low_freq_factor)),
                 ("high_freq_factor", json!(high_freq_factor)),
             ],
-            Self::LongRope { short, long, factor, attention_factor } => {
+            Self::LongRope { short, long, factor, attention_factor, start_tokens } => {
                 let mut list =
                     vec![("short_factor", json!(short)), ("long_factor", json!(long)), ("factor", json!(factor))];
                 list.extend(attention_factor.map(|value| ("attention_factor", json!(value))));
+                list.extend((*start_tokens > 0).then(|| ("start_tokens", json!(start_tokens))));
                 list
             }
         };

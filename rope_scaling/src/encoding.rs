@@ -131,8 +131,12 @@ fn plan_rope(
             Precision::Exact => 1,
         })
         .numbers(&frequencies.inv_freq)
-        .numbers(&[frequencies.attention_factor])
-        .finish();
+        .numbers(&[frequencies.attention_factor]);
+    let fingerprint = match &frequencies.start {
+        Some(start) => fingerprint.word(start.tokens as u64).numbers(&start.inv_freq),
+        None => fingerprint,
+    };
+    let fingerprint = fingerprint.finish();
     let table = RotaryTable::new(&frequencies, 0..length, Pairing::HalfSplit, precision);
     Ok(PositionPlan { rotary: Some(table), alibi_slopes: None, length, fingerprint })
 }

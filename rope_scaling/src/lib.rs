@@ -39,5 +39,5 @@ pub use encoding::{MAX_POSITIONS, PositionEncoding, PositionPlan};
 pub use error::{GeometryError, PositionError, ScalingError, ScalingProblem};
 pub use geometry::RopeGeometry;
 pub use rotate::rotated;
-pub use scaling::{Frequencies, RopeScaling};
+pub use scaling::{Frequencies, RopeScaling, StartFrequencies};
 pub use table::{Pairing, Precision, RotaryTable};

@@ -23,7 +23,7 @@ pub fn rotated(
         return Err(PositionError::HeadTooShort { channels: head.len(), pairs });
     }
     let mut result = head.to_vec();
-    for (pair, frequency) in frequencies.inv_freq.iter().enumerate() {
+    for (pair, frequency) in frequencies.at(position).iter().enumerate() {
         let (first, second) = match pairing {
             Pairing::HalfSplit => (pair, pair + pairs),
             Pairing::Interleaved => (2 * pair, 2 * pair + 1),

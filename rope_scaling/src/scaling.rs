@@ -59,6 +59,17 @@ pub enum RopeScaling {
         /// As in YaRN.
         truncate: bool,
     },
+    /// Dynamic YaRN: YaRN whose factor is the length over the original context, and 1 up to it.
+    DynamicYarn {
+        /// How many times the original context the model claims to read, at least 1; frequencies do not depend on it.
+        factor: f64,
+        /// As in YaRN.
+        beta_fast: f64,
+        /// As in YaRN.
+        beta_slow: f64,
+        /// As in YaRN.
+        truncate: bool,
+    },
     /// Llama 3.1's scaling by wavelength.
     Llama3 {
         /// Interpolation of the slow pairs, at least 1.
@@ -78,6 +89,9 @@ pub enum RopeScaling {
         factor: f64,
         /// Factor on cosine and sine; `None`: `sqrt(1 + ln s / ln L0)`.
         attention_factor: Option<f64>,
+        /// First tokens that keep their unscaled positions where `long` is in use (the paper's n-hat); 0 in every
+        /// published checkpoint, and unknown to transformers.
+        start_tokens: usize,
     },
 }
 
@@ -88,6 +102,28 @@ pub struct Frequencies {
     pub inv_freq: Vec<f64>,
     /// Factor on cosine and sine, hence its square on the scores of rotated channels.
     pub attention_factor: f64,
+    /// Frequencies of the first positions, where these have their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartFrequencies>,
+}
+
+/// Frequencies of the first positions alone (LongRoPE's start tokens).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StartFrequencies {
+    /// Positions `0..tokens` have them.
+    pub tokens: usize,
+    /// Radians per token for each pair, as in [`Frequencies::inv_freq`].
+    pub inv_freq: Vec<f64>,
+}
+
+impl Frequencies {
+    /// Radians per token for each pair at a position.
+    pub fn at(&self, position: usize) -> &[f64] {
+        match &self.start {
+            Some(start) if position < start.tokens => &start.inv_freq,
+            _ => &self.inv_freq,
+        }
+    }
 }
 
 impl RopeScaling {
@@ -104,6 +140,11 @@ impl RopeScaling {
         }
     }
 
+    /// Dynamic YaRN with the paper's settings for LLaMA, for a model that claims `factor` times its original context.
+    pub fn dynamic_yarn(factor: f64) -> Self {
+        Self::DynamicYarn { factor, beta_fast: 32.0, beta_slow: 1.0, truncate: true }
+    }
+
     /// NTK-by-parts with the paper's settings for LLaMA: `beta_fast` 32, `beta_slow` 1, rounded bounds.
     pub fn ntk_by_parts(factor: f64) -> Self {
         Self::NtkByParts { factor, beta_fast: 32.0, beta_slow: 1.0, truncate: true }
@@ -118,6 +159,7 @@ impl RopeScaling {
             Self::DynamicNtk { .. } => "dynamic",
             Self::Yarn { .. } => "yarn",
             Self::NtkByParts { .. } => "ntk-by-parts",
+            Self::DynamicYarn { .. } => "dynamic-yarn",
             Self::Llama3 { .. } => "llama3",
             Self::LongRope { .. } => "longrope",
         }
@@ -126,8 +168,8 @@ impl RopeScaling {
     /// Whether the same position may be rotated differently at another length.
     pub fn depends_on_length(&self) -> bool {
         match self {
-            Self::DynamicNtk { .. } => true,
-            Self::LongRope { short, long, .. } => short != long,
+            Self::DynamicNtk { .. } | Self::DynamicYarn { .. } => true,
+            Self::LongRope { short, long, start_tokens, .. } => short != long || *start_tokens > 0,
             _ => false,
         }
     }
@@ -141,6 +183,7 @@ impl RopeScaling {
             | Self::DynamicNtk { factor }
             | Self::Yarn { factor, .. }
             | Self::NtkByParts { factor, .. }
+            | Self::DynamicYarn { factor, .. }
             | Self::Llama3 { factor, .. }
             | Self::LongRope { factor, .. } => *factor,
         }
@@ -172,11 +215,17 @@ impl RopeScaling {
     /// an f32 value: nearly always the hub's own bits, at most one unit in the last place off (two for LongRoPE), which
     /// is as far as the hub itself moves between processors.
     pub fn frequencies_in(&self, geometry: &RopeGeometry, length: usize, precision: Precision) -> Frequencies {
-        let inv_freq = match precision {
-            Precision::Exact => self.inv_freq::<f64>(geometry, length),
-            Precision::HubCompatible => self.inv_freq::<f32>(geometry, length).into_iter().map(f64::from).collect(),
+        let at = |scheme: &Self| match precision {
+            Precision::Exact => scheme.inv_freq::<f64>(geometry, length),
+            Precision::HubCompatible => scheme.inv_freq::<f32>(geometry, length).into_iter().map(f64::from).collect(),
         };
-        Frequencies { inv_freq, attention_factor: self.attention_factor(geometry) }
+        let start = match self {
+            Self::LongRope { start_tokens, .. } if *start_tokens > 0 && length > geometry.original_context() => {
+                Some(StartFrequencies { tokens: *start_tokens, inv_freq: at(&Self::None) })
+            }
+            _ => None,
+        };
+        Frequencies { inv_freq: at(self), attention_factor: self.attention_factor(geometry, length), start }
     }
 
     fn inv_freq<R: Real>(&self, geometry: &RopeGeometry, length: usize) -> Vec<R> {
@@ -194,6 +243,11 @@ impl RopeScaling {
                 let ramp = self.ramp(geometry).unwrap_or(yarn::Ramp { low: f64::MAX, high: f64::MAX });
                 yarn::inv_freq(geometry, *factor, ramp)
             }
+            Self::DynamicYarn { .. } if length <= geometry.original_context() => unscaled(R::of(base), rotary_dim),
+            Self::DynamicYarn { .. } => {
+                let ramp = self.ramp(geometry).unwrap_or(yarn::Ramp { low: f64::MAX, high: f64::MAX });
+                yarn::inv_freq(geometry, yarn::dynamic_factor(geometry, length), ramp)
+            }
             Self::Llama3 { factor, low_freq_factor, high_freq_factor } => {
                 llama3::inv_freq(geometry, *factor, *low_freq_factor, *high_freq_factor)
             }
@@ -207,15 +261,19 @@ impl RopeScaling {
     pub(crate) fn ramp(&self, geometry: &RopeGeometry) -> Option<yarn::Ramp> {
         match self {
             Self::Yarn { beta_fast, beta_slow, truncate, .. }
-            | Self::NtkByParts { beta_fast, beta_slow, truncate, .. } => {
+            | Self::NtkByParts { beta_fast, beta_slow, truncate, .. }
+            | Self::DynamicYarn { beta_fast, beta_slow, truncate, .. } => {
                 Some(yarn::Ramp::new(geometry, *beta_fast, *beta_slow, *truncate))
             }
             _ => None,
         }
     }
 
-    fn attention_factor(&self, geometry: &RopeGeometry) -> f64 {
+    fn attention_factor(&self, geometry: &RopeGeometry, length: usize) -> f64 {
         match self {
+            Self::DynamicYarn { .. } => {
+                yarn::attention_factor(yarn::dynamic_factor(geometry, length), None, None, None)
+            }
             Self::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } => {
                 yarn::attention_factor(*factor, *attention_factor, *mscale, *mscale_all_dim)
             }
@@ -252,7 +310,9 @@ impl RopeScaling {
                     "must be a finite number of at least 0",
                 );
             }
-            Self::NtkByParts { beta_fast, beta_slow, .. } => check.ramp(geometry, *beta_fast, *beta_slow),
+            Self::NtkByParts { beta_fast, beta_slow, .. } | Self::DynamicYarn { beta_fast, beta_slow, .. } => {
+                check.ramp(geometry, *beta_fast, *beta_slow);
+            }
             Self::Llama3 { low_freq_factor, high_freq_factor, .. } => {
                 check.that(
                     "low_freq_factor",

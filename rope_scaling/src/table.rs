@@ -108,7 +108,7 @@ type PhaseOf = fn(usize, f64, f64) -> (f32, f32);
 fn tabulate(frequencies: &Frequencies, positions: Range<usize>, phase: PhaseOf) -> (Vec<f32>, Vec<f32>) {
     let entry = |position| {
         let frequencies = &frequencies;
-        frequencies.inv_freq.iter().map(move |&frequency| phase(position, frequency, frequencies.attention_factor))
+        frequencies.at(position).iter().map(move |&frequency| phase(position, frequency, frequencies.attention_factor))
     };
     positions.flat_map(entry).unzip()
 }

@@ -90,6 +90,7 @@ fn compare_samples(case: &Value, precision: Precision, class: Class) -> Result<u
     let frequencies = Frequencies {
         inv_freq: numbers(&case["inv_freq"]),
         attention_factor: case["attention_factor"].as_f64().unwrap(),
+        start: None,
     };
     let positions = case["positions"].as_array().unwrap();
     let mut same_bits = 0;

@@ -53,8 +53,20 @@ fn scaling(pairs: usize) -> impl Strategy<Value = RopeScaling> {
             low_freq_factor: low,
             high_freq_factor: low + above,
         }),
-        (divisors(), divisors(), factor(), temperature()).prop_map(|(short, long, factor, attention_factor)| {
-            RopeScaling::LongRope { short, long, factor, attention_factor }
+        (divisors(), divisors(), factor(), temperature(), 0..300_usize).prop_map(
+            |(short, long, factor, attention_factor, start_tokens)| RopeScaling::LongRope {
+                short,
+                long,
+                factor,
+                attention_factor,
+                start_tokens
+            }
+        ),
+        (factor(), betas()).prop_map(|(factor, (beta_fast, beta_slow, truncate))| RopeScaling::DynamicYarn {
+            factor,
+            beta_fast,
+            beta_slow,
+            truncate
         }),
     ]
 }
@@ -120,7 +132,7 @@ proptest! {
             RopeScaling::yarn(1.0),
             RopeScaling::ntk_by_parts(1.0),
             RopeScaling::Llama3 { factor: 1.0, low_freq_factor: 1.0, high_freq_factor: 4.0 },
-            RopeScaling::LongRope { short: ones.clone(), long: ones, factor: 1.0, attention_factor: None },
+            RopeScaling::LongRope { short: ones.clone(), long: ones, factor: 1.0, attention_factor: None, start_tokens: 0 },
         ];
         for scaling in neutral {
             let got = scaling.frequencies(&geometry, length);
@@ -138,6 +150,15 @@ proptest! {
         prop_assert_eq!(&scaling.frequencies(&geometry, original), &plain);
         let longer = scaling.frequencies(&geometry, 2 * original).inv_freq;
         prop_assert!(longer.iter().zip(&plain.inv_freq).skip(1).all(|(longer, plain)| longer < plain));
+    }
+
+    #[test]
+    fn dynamic_yarn_is_yarn_of_the_length_ratio(geometry in geometry(), beyond in 1_usize..1_000_000) {
+        let (dynamic, original) = (RopeScaling::dynamic_yarn(8.0), geometry.original_context());
+        prop_assert_eq!(dynamic.frequencies(&geometry, original), RopeScaling::None.frequencies(&geometry, original));
+        let length = original + beyond;
+        let fixed = RopeScaling::yarn(length as f64 / original as f64);
+        prop_assert_eq!(dynamic.frequencies(&geometry, length), fixed.frequencies(&geometry, length));
     }
 
     #[test]
@@ -229,7 +250,15 @@ proptest! {
     #[test]
     fn extending_by_a_factor_or_to_its_context_is_the_same(half in 1..64_usize, context in 16..10_000_usize, times in 2..33_usize) {
         let plain = HfPositions::plain(2 * half + 2, 10_000.0, context).unwrap();
-        for method in [Extension::Linear, Extension::Ntk, Extension::Dynamic, Extension::Yarn, Extension::NtkByParts] {
+        let methods = [
+            Extension::Linear,
+            Extension::Ntk,
+            Extension::Dynamic,
+            Extension::Yarn,
+            Extension::NtkByParts,
+            Extension::DynamicYarn,
+        ];
+        for method in methods {
             let by = extend(&plain, &method, Reach::Factor(times as f64)).unwrap();
             let to = extend(&plain, &method, Reach::Context(times * context)).unwrap();
             prop_assert_eq!(&by, &to);
@@ -251,6 +280,18 @@ fn fingerprints_tell_schemes_apart_and_lengths_only_where_they_matter() {
     assert_eq!(plan(dynamic(), 100), plan(RopeScaling::None, 1000));
     assert_ne!(plan(dynamic(), 256), plan(dynamic(), 257));
     assert_ne!(plan(RopeScaling::yarn(4.0), 100), plan(RopeScaling::ntk_by_parts(4.0), 100));
+    assert_eq!(plan(RopeScaling::dynamic_yarn(4.0), 256), plan(RopeScaling::None, 100));
+    assert_eq!(plan(RopeScaling::dynamic_yarn(4.0), 1024), plan(RopeScaling::yarn(4.0), 1));
+    assert_ne!(plan(RopeScaling::dynamic_yarn(4.0), 1024), plan(RopeScaling::dynamic_yarn(4.0), 1025));
+    let starting = |start_tokens| RopeScaling::LongRope {
+        short: vec![1.0; 32],
+        long: vec![2.0; 32],
+        factor: 4.0,
+        attention_factor: None,
+        start_tokens,
+    };
+    assert_eq!(plan(starting(0), 256), plan(starting(4), 256));
+    assert_ne!(plan(starting(0), 257), plan(starting(4), 257));
     let alibi = |scaling| PositionEncoding::Alibi { heads: 12, scaling, original_context: 256 };
     let slopes = |scaling, length| alibi(scaling).plan(length, Precision::Exact).unwrap();
     let growing = AlibiScaling::Dynamic { train_context: 256 };
@@ -269,7 +310,13 @@ fn plans_of_no_or_too_many_tokens_and_of_bad_schemes_are_errors() {
     for factor in [0.5, f64::NAN, f64::INFINITY, -1.0] {
         assert!(encoding(RopeScaling::Linear { factor }).plan(8, Precision::Exact).is_err(), "{factor}");
     }
-    let short = RopeScaling::LongRope { short: vec![1.0], long: vec![1.0; 32], factor: 2.0, attention_factor: None };
+    let short = RopeScaling::LongRope {
+        short: vec![1.0],
+        long: vec![1.0; 32],
+        factor: 2.0,
+        attention_factor: None,
+        start_tokens: 0,
+    };
     assert!(encoding(short.clone()).plan(8, Precision::Exact).is_err());
     // Unvalidated, the missing divisors are NaN and not a plausible number.
     assert!(short.frequencies(&geometry, 8).inv_freq[1].is_nan());
@@ -279,7 +326,7 @@ fn plans_of_no_or_too_many_tokens_and_of_bad_schemes_are_errors() {
 
 #[test]
 fn positions_outside_a_table_are_errors_never_wraps() {
-    let frequencies = Frequencies { inv_freq: vec![1.0, 0.1], attention_factor: 1.0 };
+    let frequencies = Frequencies { inv_freq: vec![1.0, 0.1], attention_factor: 1.0, start: None };
     let table = RotaryTable::new(&frequencies, 5..8, Pairing::Interleaved, Precision::Exact);
     assert_eq!((table.cos().len(), table.sin().len(), table.pairs()), (6, 6, 2));
     for position in [0, 4, 8, usize::MAX] {
@@ -292,7 +339,8 @@ fn positions_outside_a_table_are_errors_never_wraps() {
 
 #[test]
 fn the_two_pairings_turn_different_channels() {
-    let frequencies = Frequencies { inv_freq: vec![std::f64::consts::FRAC_PI_2, 0.0], attention_factor: 1.0 };
+    let frequencies =
+        Frequencies { inv_freq: vec![std::f64::consts::FRAC_PI_2, 0.0], attention_factor: 1.0, start: None };
     let turned = |pairing| rotated(&[1.0, 2.0, 3.0, 4.0], 1, &frequencies, pairing).unwrap();
     let close = Class::Close { absolute: 1e-15, relative: 1e-15 };
     testkit::assert_same(&turned(Pairing::HalfSplit), &[-3.0, 2.0, 1.0, 4.0], close);

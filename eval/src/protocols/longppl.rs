@@ -19,7 +19,7 @@ use crate::error::EvalError;
 use crate::metrics::{Bootstrap, Estimate};
 use crate::model::LanguageModel;
 use crate::monitor::{Monitor, Steps};
-use crate::report::Row;
+use crate::report::{Measurement, Row};
 
 /// When a token is a key token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -196,20 +196,10 @@ impl LongPpl {
     /// The result rows: `perplexity_key_tokens` and `perplexity`, both of the protocol `LongPPL`.
     #[must_use]
     pub fn rows(&self, model: &str, variant: &str) -> Vec<Row> {
+        let measured = Measurement::perplexity(model, variant, "LongPPL");
         let row = |metric: &str, estimate: Estimate| Row {
-            model: model.to_owned(),
-            variant: variant.to_owned(),
-            task: "perplexity".to_owned(),
-            protocol: "LongPPL".to_owned(),
-            length: self.length,
-            depth: None,
-            metric: metric.to_owned(),
-            value: estimate.value,
-            low: estimate.low,
-            high: estimate.high,
-            count: self.documents,
-            unit_of_count: "documents".to_owned(),
             how: Some(self.how.clone()),
+            ..measured.row(self.length, metric, estimate, self.documents)
         };
         let keys = self.on_keys.map(|estimate| row("perplexity_key_tokens", estimate));
         std::iter::once(row("perplexity", self.on_all)).chain(keys).collect()

@@ -9,7 +9,7 @@ use crate::error::EvalError;
 use crate::metrics::Estimate;
 use crate::model::LanguageModel;
 use crate::monitor::{Monitor, Steps};
-use crate::report::Row;
+use crate::report::{Measurement, Row};
 
 /// What a perplexity run found.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,20 +66,10 @@ impl Perplexity {
     /// The result rows: `perplexity` (token-weighted) and `perplexity_published` for each length.
     #[must_use]
     pub fn rows(&self, model: &str, variant: &str) -> Vec<Row> {
+        let measured = Measurement::perplexity(model, variant, self.protocol.name());
         let row = |point: &Point, metric: &str, estimate: Estimate| Row {
-            model: model.to_owned(),
-            variant: variant.to_owned(),
-            task: "perplexity".to_owned(),
-            protocol: self.protocol.name().to_owned(),
-            length: point.length,
-            depth: None,
-            metric: metric.to_owned(),
-            value: estimate.value,
-            low: estimate.low,
-            high: estimate.high,
-            count: point.documents,
-            unit_of_count: "documents".to_owned(),
             how: Some(point.how.clone()),
+            ..measured.row(point.length, metric, estimate, point.documents)
         };
         let pair = |point: &Point| {
             [row(point, "perplexity", point.token_weighted), row(point, "perplexity_published", point.published)]

@@ -11,7 +11,7 @@ use crate::error::EvalError;
 use crate::metrics::{Bootstrap, Estimate};
 use crate::model::LanguageModel;
 use crate::monitor::{Monitor, Steps};
-use crate::report::Row;
+use crate::report::{Measurement, Row};
 
 /// Loss of one document.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,21 +99,11 @@ impl ShortText {
         let ratio = self.loss_increase;
         let ratio = Estimate { value: ratio.value.exp(), low: ratio.low.exp(), high: ratio.high.exp() };
         let how = format!("against {before}, document by document");
+        let measured = Measurement::perplexity(model, variant, "P2 short");
         [("perplexity", self.after), ("perplexity_before", self.before), ("perplexity_ratio", ratio)]
             .map(|(metric, estimate)| Row {
-                model: model.to_owned(),
-                variant: variant.to_owned(),
-                task: "perplexity".to_owned(),
-                protocol: "P2 short".to_owned(),
-                length,
-                depth: None,
-                metric: metric.to_owned(),
-                value: estimate.value,
-                low: estimate.low,
-                high: estimate.high,
-                count: self.documents,
-                unit_of_count: "documents".to_owned(),
                 how: Some(how.clone()),
+                ..measured.row(length, metric, estimate, self.documents)
             })
             .into()
     }

@@ -1,8 +1,8 @@
 //! What a retrieval run found, and its result rows.
 
 use super::Depths;
-use crate::metrics::{Estimate, wilson_of_mean};
-use crate::report::Row;
+use crate::metrics::wilson_of_mean;
+use crate::report::{Measurement, Row};
 use crate::samples::SampleRecord;
 
 /// One cell of the grid.
@@ -97,25 +97,13 @@ impl Retrieval {
     }
 
     fn row(&self, model: &str, variant: &str, metric: &str, index: usize, cell: &Cell) -> Row {
-        let Estimate { value, low, high } = wilson_of_mean(cell.sums[index], cell.trials);
+        let rate = wilson_of_mean(cell.sums[index], cell.trials);
         // Many tasks fill a length only nearly; the row says how far.
         let mean = cell.tokens as f64 / cell.trials.max(1) as f64;
         let how = (mean != cell.length as f64).then(|| format!("{mean:.0} tokens on average"));
-        Row {
-            model: model.to_owned(),
-            variant: variant.to_owned(),
-            task: self.task.clone(),
-            protocol: self.protocol.clone(),
-            length: cell.length,
-            depth: cell.depth,
-            metric: metric.to_owned(),
-            value,
-            low,
-            high,
-            count: cell.trials,
-            unit_of_count: "trials".to_owned(),
-            how,
-        }
+        let (task, protocol) = (self.task.as_str(), self.protocol.as_str());
+        let measured = Measurement { model, variant, task, protocol, unit_of_count: "trials" };
+        Row { depth: cell.depth, how, ..measured.row(cell.length, metric, rate, cell.trials) }
     }
 
     /// The runs whose samples `records` are: one for each task and protocol, in order of appearance, with the cells by

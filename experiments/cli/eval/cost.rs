@@ -5,36 +5,13 @@ use eval::protocols::longppl::{LongPplOptions, longppl};
 use eval::protocols::short_text::{document_losses, short_text};
 use serde_json::json;
 
-use super::{Common, Session};
+use super::{Common, DocumentArgs, Session};
 use crate::error::Failure;
-use crate::evaluate::{Documents, watched};
+use crate::evaluate::watched;
 use crate::model::ModelFolder;
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 1000;
-
-/// Documents to read.
-#[derive(Debug, Args)]
-struct DocumentArgs {
-    /// Documents: files or folders (.txt, .jsonl, .jsonl.zst, .parquet), or bundled:heldout
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
-    data: Vec<String>,
-    /// Field or column that holds the text; a Parquet column of integer lists holds token ids
-    #[arg(long, default_value = "text", value_name = "NAME")]
-    text_field: String,
-    /// Cut documents into pieces of this many tokens, each then a document
-    #[arg(long, value_name = "N")]
-    piece_tokens: Option<usize>,
-    /// Most documents used, evenly spread
-    #[arg(long, value_name = "N")]
-    max_documents: Option<usize>,
-}
-
-impl DocumentArgs {
-    fn load(&self, model: &ModelFolder) -> Result<Documents, Failure> {
-        Documents::load(model, &self.data, &self.text_field, self.piece_tokens, self.max_documents)
-    }
-}
 
 #[derive(Debug, Args)]
 pub(super) struct ShortTextArgs {

@@ -226,6 +226,7 @@ fn provenance(seed: u64) -> Provenance {
         device: "cpu".to_owned(),
         threads: 2,
         dtype: "float32".to_owned(),
+        backend: Some("auto: tiled at 2048 tokens".to_owned()),
         seeds: BTreeMap::from([("data".to_owned(), seed), ("passkey".to_owned(), 1234), ("bootstrap".to_owned(), 7)]),
         versions: map(&[("libtorch", "2.11.0"), ("tch", "0.24.0"), ("rustc", "1.95.0")]),
         hashes: map(&[

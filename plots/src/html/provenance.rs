@@ -79,6 +79,7 @@ fn facts(p: &Provenance) -> String {
         ("device", p.device.clone()),
         ("threads", p.threads.to_string()),
         ("element type", p.dtype.clone()),
+        ("attention", p.backend.clone().unwrap_or_else(|| "not recorded".to_owned())),
     ];
     list("Run", pairs.iter().map(|(k, v)| (*k, v.as_str())))
 }

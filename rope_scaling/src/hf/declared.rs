@@ -16,7 +16,7 @@ struct HubScheme {
     needs_original: bool,
 }
 
-const SCHEMES: [HubScheme; 6] = [
+const SCHEMES: [HubScheme; 7] = [
     HubScheme { name: "default", required: &[], optional: &["factor"], needs_original: false },
     HubScheme { name: "linear", required: &["factor"], optional: &[], needs_original: false },
     HubScheme { name: "dynamic", required: &["factor"], optional: &[], needs_original: false },
@@ -24,6 +24,12 @@ const SCHEMES: [HubScheme; 6] = [
         name: "yarn",
         required: &["factor"],
         optional: &["attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"],
+        needs_original: true,
+    },
+    HubScheme {
+        name: "dynamic-yarn",
+        required: &[],
+        optional: &["factor", "beta_fast", "beta_slow", "truncate"],
         needs_original: true,
     },
     HubScheme {
@@ -45,11 +51,10 @@ const COMMON: [&str; 6] =
     ["type", "rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "finetuned"];
 
 /// Names met in the wild that have no counterpart here, and what to do instead.
-const ELSEWHERE: [(&str, &str); 7] = [
+const ELSEWHERE: [(&str, &str); 6] = [
     ("ntk", "static NTK has no type in this format: write the raised base as rope_theta"),
     ("ntk-aware", "static NTK has no type in this format: write the raised base as rope_theta"),
     ("ntk-by-parts", "write it as yarn with attention_factor 1.0"),
-    ("dynamic-yarn", "write yarn with a fixed factor"),
     ("proportional", "transformers has it, but it is not supported here"),
     ("axial", "transformers has it, but it is not supported here"),
     ("mrope", "multimodal positions are not supported here"),
@@ -116,13 +121,19 @@ impl Declared {
     }
 
     /// The checked scheme's parameters, defaults filled in. `implied_factor` (longer over original context) stands in for
-    /// a LongRoPE factor that is not written; a required value that is missing reads as 1 and is among the findings.
+    /// a factor of LongRoPE or dynamic YaRN that is not written; a required value that is missing reads as 1 and is among the findings.
     pub(super) fn scaling(&self, implied_factor: f64) -> RopeScaling {
         let factor = self.factor.unwrap_or(1.0);
         match self.scheme {
             "linear" => RopeScaling::Linear { factor },
             "dynamic" => RopeScaling::DynamicNtk { factor },
             "yarn" => self.yarn(factor),
+            "dynamic-yarn" => RopeScaling::DynamicYarn {
+                factor: self.factor.unwrap_or(implied_factor),
+                beta_fast: self.beta_fast.unwrap_or(32.0),
+                beta_slow: self.beta_slow.unwrap_or(1.0),
+                truncate: self.truncate.unwrap_or(true),
+            },
             "llama3" => RopeScaling::Llama3 {
                 factor,
                 low_freq_factor: self.low_freq_factor.unwrap_or(1.0),
@@ -133,6 +144,7 @@ impl Declared {
                 long: self.long_factor.clone().unwrap_or_default(),
                 factor: self.factor.unwrap_or(implied_factor),
                 attention_factor: self.attention_factor,
+                start_tokens: 0,
             },
             _ => RopeScaling::None,
         }

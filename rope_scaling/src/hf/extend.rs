@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::HfPositions;
+use super::{HfPositions, LongRopeFactors};
 use crate::error::{GeometryError, ScalingError};
 use crate::real::Real;
 use crate::scaling::RopeScaling;
 
 /// A way to extend the context.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Extension {
     /// Position Interpolation.
@@ -21,20 +21,28 @@ pub enum Extension {
     Yarn,
     /// YaRN's ramp without its temperature.
     NtkByParts,
+    /// YaRN whose factor follows the length.
+    DynamicYarn,
     /// Adjusted base frequency (Xiong et al. 2023): another base, no scheme.
     Abf {
         /// The new base, above the old one.
         base: f64,
     },
+    /// LongRoPE by given divisors.
+    LongRope(LongRopeFactors),
 }
 
 impl Extension {
-    /// The extension called `name`: `linear` or `pi`, `ntk`, `dynamic` or `dynamic-ntk`, `yarn`, `ntk-by-parts`, `abf`
-    /// (which needs `base`).
+    /// Every name that [`Extension::named`] takes, and `longrope`.
+    pub const NAMES: [&str; 10] =
+        ["linear", "pi", "ntk", "dynamic", "dynamic-ntk", "yarn", "dynamic-yarn", "ntk-by-parts", "abf", "longrope"];
+
+    /// The extension called `name`: `linear` or `pi`, `ntk`, `dynamic` or `dynamic-ntk`, `yarn`, `dynamic-yarn`,
+    /// `ntk-by-parts`, `abf` (which needs `base`). LongRoPE is made of its factors, not of a name.
     ///
     /// # Errors
     ///
-    /// An unknown name; `abf` without base; a base for another method.
+    /// An unknown name; `abf` without base; a base for another method; `longrope`.
     pub fn named(name: &str, base: Option<f64>) -> Result<Self, ExtendError> {
         let method = match (name, base) {
             ("abf", Some(base)) => return Ok(Self::Abf { base }),
@@ -43,10 +51,11 @@ impl Extension {
             ("ntk", _) => Self::Ntk,
             ("dynamic" | "dynamic-ntk", _) => Self::Dynamic,
             ("yarn", _) => Self::Yarn,
+            ("dynamic-yarn", _) => Self::DynamicYarn,
             ("ntk-by-parts", _) => Self::NtkByParts,
+            ("longrope", _) => return Err(ExtendError::NoFactors),
             _ => {
-                let known = ["linear", "pi", "ntk", "dynamic", "dynamic-ntk", "yarn", "ntk-by-parts", "abf"];
-                let hint = super::suggest::did_you_mean(name, known);
+                let hint = super::suggest::did_you_mean(name, Self::NAMES);
                 return Err(ExtendError::Unknown { name: name.to_owned(), hint });
             }
         };
@@ -65,6 +74,8 @@ impl Extension {
             Self::Dynamic => "dynamic-ntk",
             Self::Yarn => "yarn",
             Self::NtkByParts => "ntk-by-parts",
+            Self::DynamicYarn => "dynamic-yarn",
+            Self::LongRope(_) => "longrope",
             Self::Abf { .. } => "abf",
         }
     }
@@ -114,6 +125,17 @@ pub enum ExtendError {
     /// ABF is nothing but a base.
     #[error("the method abf needs a base")]
     NoBase,
+    /// LongRoPE is nothing but its factors.
+    #[error("the method longrope needs a file of factors")]
+    NoFactors,
+    /// Divisors found for one original context mean nothing at another.
+    #[error("the factors are meant for an original context of {meant} tokens, but the model's is {model}")]
+    OtherOriginal {
+        /// The context that the factors name.
+        meant: usize,
+        /// The model's.
+        model: usize,
+    },
     /// Only ABF changes the base by hand.
     #[error("the method {name} takes no base, got {base}")]
     NeedlessBase {
@@ -134,7 +156,7 @@ pub enum ExtendError {
 ///
 /// # Errors
 ///
-/// A model that is extended already, a factor below 1, a base that is not raised, a scheme that does not fit.
+/// A model that is extended already, a factor below 1, a base that is not raised, a scheme or factors that do not fit.
 pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<HfPositions, ExtendError> {
     if model.is_extended() {
         let how = match model.pretrained_base {
@@ -147,7 +169,7 @@ pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<H
     let (factor, context) = factor_and_context(original, reach)?;
     let mut extended = HfPositions { max_position_embeddings: context, notes: Vec::new(), ..model.clone() };
     extended.geometry = model.geometry.with_original_context(original)?;
-    extended.scaling = match *method {
+    extended.scaling = match method {
         Extension::Linear => RopeScaling::Linear { factor },
         Extension::Ntk => RopeScaling::NtkAware { factor },
         Extension::Dynamic => {
@@ -156,7 +178,9 @@ pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<H
         }
         Extension::Yarn => RopeScaling::yarn(factor),
         Extension::NtkByParts => RopeScaling::ntk_by_parts(factor),
-        Extension::Abf { base } => {
+        Extension::DynamicYarn => RopeScaling::dynamic_yarn(factor),
+        Extension::LongRope(factors) => longrope(factors, factor, &extended)?,
+        &Extension::Abf { base } => {
             let current = model.geometry.base();
             if !(base.is_finite() && base > current) {
                 return Err(ExtendError::BaseNotRaised { base, current });
@@ -168,6 +192,21 @@ pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<H
     };
     extended.scaling.validate(&extended.geometry)?;
     Ok(extended)
+}
+
+/// The scheme of given divisors on a model.
+fn longrope(factors: &LongRopeFactors, factor: f64, model: &HfPositions) -> Result<RopeScaling, ExtendError> {
+    let (pairs, original) = (model.geometry.pairs(), model.geometry.original_context());
+    if let Some(meant) = factors.original_context.filter(|&meant| meant != original) {
+        return Err(ExtendError::OtherOriginal { meant, model: original });
+    }
+    Ok(RopeScaling::LongRope {
+        short: factors.short.clone().unwrap_or_else(|| vec![1.0; pairs]),
+        long: factors.long.clone(),
+        factor,
+        attention_factor: factors.attention_factor,
+        start_tokens: factors.start_tokens,
+    })
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and below 2^40")]

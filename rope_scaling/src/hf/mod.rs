@@ -21,6 +21,7 @@
 mod alibi;
 mod declared;
 mod extend;
+mod factors;
 mod fields;
 mod finding;
 mod read;
@@ -39,6 +40,7 @@ use crate::scaling::RopeScaling;
 
 pub use alibi::alibi_from_hf;
 pub use extend::{ExtendError, Extension, Reach, extend};
+pub use factors::LongRopeFactors;
 pub use finding::{Finding, HfErrors};
 pub use read::from_hf;
 

@@ -1,7 +1,7 @@
 //! The one key of our own: what the Hugging Face format cannot say, kept beside what it can.
 //!
-//! Static NTK and a raised base look like an ordinary model with another `rope_theta`, and a linear model whose
-//! `max_position_embeddings` was not raised hides its original context. transformers ignores the key; models without it
+//! Static NTK and a raised base look like an ordinary model with another `rope_theta`, a linear model whose
+//! `max_position_embeddings` was not raised hides its original context, and LongRoPE's start tokens have no key. transformers ignores the key; models without it
 //! read as the format says.
 
 use serde_json::{Map, Value, json};
@@ -21,6 +21,7 @@ pub(super) struct Record {
     scheme: String,
     factor: Option<f64>,
     base: Option<f64>,
+    start_tokens: Option<usize>,
     pub(super) original: Option<usize>,
 }
 
@@ -35,8 +36,8 @@ impl Record {
         };
         let mut fields = Fields::new(object, &format!("/{KEY}"));
         let scheme = fields.text("scheme").unwrap_or_default().to_owned();
-        if !["default", "linear", "ntk", "abf"].contains(&scheme.as_str()) {
-            fields.object_to("scheme", "must be \"default\", \"linear\", \"ntk\" or \"abf\"");
+        if !["default", "linear", "ntk", "abf", "longrope"].contains(&scheme.as_str()) {
+            fields.object_to("scheme", "must be \"default\", \"linear\", \"ntk\", \"abf\" or \"longrope\"");
         }
         let required = |fields: &mut Fields<'_>, key: &str, needed: bool| {
             if needed && fields.get(key).is_none() {
@@ -46,10 +47,12 @@ impl Record {
         required(&mut fields, "original_context", true);
         required(&mut fields, "base", scheme == "ntk" || scheme == "abf");
         required(&mut fields, "factor", scheme == "ntk");
+        required(&mut fields, "start_tokens", scheme == "longrope");
+        let start_tokens = fields.count("start_tokens");
         let (factor, base) = (fields.number("factor"), fields.number("base"));
         let original = fields.count("original_context");
         findings.append(&mut fields.findings);
-        Some(Self { scheme, factor, base, original })
+        Some(Self { scheme, factor, base, start_tokens, original })
     }
 
     /// The record without which `positions` would read back otherwise, if any.
@@ -71,6 +74,9 @@ impl Record {
                 let inferred = super::read::original_of_linear(positions.max_position_embeddings, *factor);
                 (inferred != Some(original)).then(|| json!({"scheme": "linear", "original_context": original}))
             }
+            RopeScaling::LongRope { start_tokens, .. } if *start_tokens > 0 => {
+                Some(json!({"scheme": "longrope", "start_tokens": start_tokens, "original_context": original}))
+            }
             _ => None,
         }
     }
@@ -78,10 +84,18 @@ impl Record {
     /// Applies the record to what the format itself said.
     pub(super) fn apply(&self, positions: &mut HfPositions, findings: &mut Vec<Finding>) {
         let mut object = |problem: String| findings.push(Finding { pointer: format!("/{KEY}"), value: None, problem });
-        let read_as = if self.scheme == "linear" { "linear" } else { "default" };
+        let read_as = match self.scheme.as_str() {
+            own @ ("linear" | "longrope") => own,
+            _ => "default",
+        };
         if positions.scaling.name() != read_as {
             let found = positions.scaling.name();
             return object(format!("records the scheme {} but the config declares {found}", self.scheme));
+        }
+        if let (RopeScaling::LongRope { start_tokens, .. }, Some(recorded)) =
+            (&mut positions.scaling, self.start_tokens)
+        {
+            *start_tokens = recorded;
         }
         let Some(base) = self.base else { return };
         if self.scheme == "abf" {

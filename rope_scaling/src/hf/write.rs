@@ -13,7 +13,8 @@ impl HfPositions {
     /// `max_position_embeddings`, and where needed `partial_rotary_factor`, `original_max_position_embeddings` and our
     /// own `bowline_positions`. [`from_hf`](super::from_hf) reads them back to the same positions.
     ///
-    /// A dynamic model is written with its original context as `max_position_embeddings`, as the format demands.
+    /// A dynamic NTK model is written with its original context as `max_position_embeddings`, as the format demands. Dynamic
+    /// YaRN is written as `dynamic-yarn`, the name in YaRN's own repository, which transformers does not know.
     pub fn to_hf(&self) -> Map<String, Value> {
         let base = self.scaling_free_base();
         let share = rotary_share(&self.geometry);
@@ -84,6 +85,8 @@ impl HfPositions {
             // The default, and unknown to older readers.
             parameters.shift_remove("truncate");
         }
+        // Kept in our own record, since the format has no word for it.
+        parameters.shift_remove("start_tokens");
         if matches!(self.scaling, RopeScaling::NtkByParts { .. }) {
             parameters.insert("attention_factor".to_owned(), json!(1.0));
         }
@@ -91,6 +94,7 @@ impl HfPositions {
             self.scaling,
             RopeScaling::Yarn { .. }
                 | RopeScaling::NtkByParts { .. }
+                | RopeScaling::DynamicYarn { .. }
                 | RopeScaling::Llama3 { .. }
                 | RopeScaling::LongRope { .. }
         );

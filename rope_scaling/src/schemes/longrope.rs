@@ -1,6 +1,7 @@
 //! LongRoPE (Ding et al. 2024): every pair has its own divisor, from one list up to `L0` tokens and another beyond.
 //!
-//! Cosine and sine are multiplied by `sqrt(1 + ln s / ln L0)` (section 3.3 and transformers `longrope`).
+//! The first n-hat tokens may keep their unscaled positions (equation 4): see
+//! [`StartFrequencies`](crate::StartFrequencies). Cosine and sine are multiplied by `sqrt(1 + ln s / ln L0)` (section 3.3 and transformers `longrope`).
 
 use crate::geometry::RopeGeometry;
 use crate::real::Real;

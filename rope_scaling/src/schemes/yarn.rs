@@ -5,6 +5,8 @@
 //! and cut to `[0, d - 1]`: to the channels, as the authors and transformers do, not to the `d/2` pairs. The ramp rises
 //! from 0 at the lower bound to 1 at the upper over the pair index, and the frequency is `f (1 - ramp) + (f / s) ramp`
 //! (equation 13). Cosine and sine are multiplied by `0.1 ln s + 1` (equation 15's square root).
+//!
+//! Dynamic YaRN takes `s = max(1, L / L0)` anew at every length `L` (section 3.3, dynamic scaling), temperature included.
 
 use std::f64::consts::PI;
 
@@ -62,6 +64,11 @@ pub(crate) fn inv_freq<R: Real>(geometry: &RopeGeometry, factor: f64, ramp: Ramp
             interpolated * (R::one() - keep) + extrapolated * keep
         })
         .collect()
+}
+
+/// Dynamic YaRN's factor at `length` tokens.
+pub(crate) fn dynamic_factor(geometry: &RopeGeometry, length: usize) -> f64 {
+    (f64::count(length) / f64::count(geometry.original_context())).max(1.0)
 }
 
 /// Factor on cosine and sine: as given, else from the two `mscale` terms when both are set, else `0.1 ln s + 1`.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::RulerTask;
 use crate::metrics::{Estimate, wilson_of_mean};
-use crate::report::Row;
+use crate::report::{Measurement, Row};
 
 /// The usual threshold: what Llama-2-7B-chat scores at 4096 tokens (RULER's README).
 pub const LLAMA2_7B_CHAT_AT_4K: f64 = 0.856;
@@ -41,20 +41,16 @@ pub fn summary_rows(rows: &[Row], threshold: f64) -> Vec<Row> {
             (length, wilson_of_mean(mean * count as f64, count), count)
         })
         .collect();
+    let measured = Measurement {
+        model: &first.model,
+        variant: &first.variant,
+        task: "ruler",
+        protocol: &first.protocol,
+        unit_of_count: "trials",
+    };
     let row = |length: usize, metric: &str, estimate: Estimate, count: u64, how: String| Row {
-        model: first.model.clone(),
-        variant: first.variant.clone(),
-        task: "ruler".to_owned(),
-        protocol: first.protocol.clone(),
-        length,
-        depth: None,
-        metric: metric.to_owned(),
-        value: estimate.value,
-        low: estimate.low,
-        high: estimate.high,
-        count,
-        unit_of_count: "trials".to_owned(),
         how: Some(how),
+        ..measured.row(length, metric, estimate, count)
     };
     let over = format!("mean of {tasks} of {} tasks", RulerTask::ALL.len());
     let mut found: Vec<Row> =
