@@ -19,6 +19,7 @@ pub mod json;
 pub mod model;
 pub mod recipes;
 pub mod runtime;
+pub mod search;
 pub mod sniff;
 pub mod study;
 pub mod tokenizer;

@@ -8,7 +8,7 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 28] = [
+const COMMANDS: [(&str, &[&str]); 30] = [
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
@@ -39,6 +39,23 @@ const COMMANDS: [(&str, &[&str]); 28] = [
     ("eval ruler", &["<MODEL>", "--lengths", "--resume"]),
     ("eval longppl", &["<MODEL>", "--data"]),
     ("eval short-text", &["<MODEL>", "--data"]),
+    ("search", &["longrope"]),
+    (
+        "search longrope",
+        &[
+            "--model",
+            "--target",
+            "--data",
+            "--held-out",
+            "--out",
+            "--population",
+            "--iterations",
+            "--start-tokens",
+            "--seed",
+            "--resume",
+            "--json",
+        ],
+    ),
     ("train", &["<RECIPE>", "--set", "--resume", "--allow-change", "--out", "--device", "--dry-run"]),
     ("run", &["<STUDY>", "--set", "--out", "--short", "--device"]),
     ("sweep", &["<STUDY>", "--set", "--out", "--short", "--device"]),

@@ -28,6 +28,8 @@ mod parity;
 mod pipeline;
 /// The retrieval commands: grids, samples, resuming, refusals, and results of other programs.
 mod retrieval;
+/// Position parameters found by measuring.
+mod search;
 /// Studies whose variants are methods without training, and reports held against each other.
 mod studies;
 /// What several of these modules need, and nothing that one alone needs.

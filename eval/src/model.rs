@@ -39,6 +39,21 @@ pub trait LanguageModel {
     /// When `scored` is empty, starts at 0 or ends past the input, an id is outside the vocabulary, or the model fails.
     fn score(&self, tokens: &[u32], scored: Range<usize>) -> Result<Vec<TokenScore>, ModelError>;
 
+    /// Inputs of `length` tokens that the model takes together within the memory that it grants itself; at least 1.
+    fn rows_at_once(&self, _length: usize) -> usize {
+        1
+    }
+
+    /// [`LanguageModel::score`] of several inputs of one length (at least one input), the same tokens of each, up to the
+    /// order of sums.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LanguageModel::score`], or when lengths differ.
+    fn score_rows(&self, inputs: &[&[u32]], scored: Range<usize>) -> Result<Vec<Vec<TokenScore>>, ModelError> {
+        inputs.iter().map(|tokens| self.score(tokens, scored.clone())).collect()
+    }
+
     /// Reads `tokens` (at least one) and keeps what was computed, for several continuations.
     ///
     /// `total` is the longest input that will be read from this prefix, continuation included: a length-dependent

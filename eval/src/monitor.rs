@@ -81,9 +81,19 @@ impl<'m, 'a> Steps<'m, 'a> {
 
     /// Runs one step, unless the run was interrupted.
     pub(crate) fn step<T>(&mut self, label: &str, work: impl FnOnce() -> Result<T, EvalError>) -> Result<T, EvalError> {
+        self.steps(label, 1, work)
+    }
+
+    /// Runs `count` steps at once, unless the run was interrupted.
+    pub(crate) fn steps<T>(
+        &mut self,
+        label: &str,
+        count: usize,
+        work: impl FnOnce() -> Result<T, EvalError>,
+    ) -> Result<T, EvalError> {
         self.monitor.check(Progress { done: self.done, total: self.total, label })?;
         let result = work()?;
-        self.done += 1;
+        self.done += count;
         self.monitor.tell(Progress { done: self.done, total: self.total, label });
         Ok(result)
     }

@@ -14,6 +14,7 @@ pub use output::print;
 mod report;
 mod run;
 mod score;
+mod search;
 mod train;
 
 use std::process::ExitCode;
@@ -51,6 +52,8 @@ enum Command {
     Export(export::Export),
     /// Measure a model against context length
     Eval(eval::Eval),
+    /// Find position parameters by measuring: LongRoPE's divisors
+    Search(search::Search),
     /// Train a recipe
     Train(train::Train),
     /// Run a study: variants, evaluation, report
@@ -92,6 +95,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Fetch(command) => command.run(),
         Command::Export(command) => command.run(),
         Command::Eval(command) => command.run(),
+        Command::Search(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Sweep(command) => command.run(),

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use ndarray::Array1;
 
-use super::windows::Reader;
+use super::windows::{Reader, Reading};
 use crate::error::EvalError;
 use crate::metrics::{Bootstrap, Estimate};
 use crate::model::LanguageModel;
@@ -150,11 +150,20 @@ pub fn longppl<D: AsRef<[u32]>>(
     for (index, text) in used {
         let sequence: Vec<u32> = bos.into_iter().chain(text[..needed].iter().copied()).collect();
         let (keys, losses) = steps.step(&format!("LongPPL length {length}"), || {
-            let losses = sequence_losses(model, index, &sequence, length - 1)?;
-            let judged = sequence_losses(evaluator, index, &sequence, length - 1)?;
+            let losses = bare(model).losses(index, &sequence, length - 1)?;
+            let judged = bare(evaluator).losses(index, &sequence, length - 1)?;
             let mut short = vec![None; length - 1];
-            for (read, scored) in short_windows(length, context, stride) {
-                let found = sequence_losses(evaluator, index, &sequence[read], scored.len())?;
+            let windows = short_windows(length, context, stride);
+            let reading = |(read, scored): &(Range<usize>, Range<usize>)| Reading {
+                document: index,
+                text: &sequence[read.clone()],
+                count: scored.len(),
+            };
+            let readings: Vec<Reading<'_>> = windows.iter().map(reading).collect();
+            let mut silent = Monitor::silent();
+            let mut uncounted = Steps::new(&mut silent, readings.len());
+            let found = bare(evaluator).losses_of_all(&readings, "short contexts", &mut uncounted)?;
+            for ((_, scored), found) in windows.into_iter().zip(found) {
                 scored.zip(found).for_each(|(position, loss)| short[position - 1] = Some(loss));
             }
             Ok((key_tokens(&short, &judged, rule), losses))
@@ -181,15 +190,9 @@ pub fn longppl<D: AsRef<[u32]>>(
     })
 }
 
-/// Losses in nats of the last `count` of `tokens`, checked.
-fn sequence_losses(
-    model: &dyn LanguageModel,
-    document: usize,
-    tokens: &[u32],
-    count: usize,
-) -> Result<Vec<f64>, EvalError> {
-    // The sequence holds its bos already.
-    Reader { model, bos: None }.losses(document, tokens, count)
+/// A reader of sequences that hold their bos already.
+fn bare(model: &dyn LanguageModel) -> Reader<'_> {
+    Reader { model, bos: None }
 }
 
 impl LongPpl {

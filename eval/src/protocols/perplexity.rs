@@ -3,7 +3,7 @@
 use super::documents::DocumentLosses;
 use super::position::PositionCurve;
 use super::units::{Averages, Unit};
-use super::windows::{Reader, sliding};
+use super::windows::{Reader, Reading, sliding};
 use super::{Bos, PerplexityOptions, Protocol, truncated};
 use crate::error::EvalError;
 use crate::metrics::Estimate;
@@ -181,14 +181,18 @@ fn run_sliding(
     for (length, stride, windows) in plans {
         let label = format!("{protocol} length {length}");
         let mut units = vec![Unit::default(); documents.len()];
-        for ((document, windows), unit) in documents.iter().zip(windows).zip(&mut units) {
+        let (mut readings, mut places) = (Vec::new(), Vec::new());
+        for (place, (document, windows)) in documents.iter().zip(windows).enumerate() {
             for window in windows {
                 let text = &document.text[window.text];
-                let losses = steps.step(&label, || reader.losses(document.index, text, window.new))?;
-                match protocol {
-                    Protocol::P4 => unit.add_window_tokens(&losses),
-                    _ => unit.add_window_mean(&losses),
-                }
+                readings.push(Reading { document: document.index, text, count: window.new });
+                places.push(place);
+            }
+        }
+        for (place, losses) in places.into_iter().zip(reader.losses_of_all(&readings, &label, &mut steps)?) {
+            match protocol {
+                Protocol::P4 => units[place].add_window_tokens(&losses),
+                _ => units[place].add_window_mean(&losses),
             }
         }
         points.push(Point::new(length, format!("stride {stride}"), &units, options));
@@ -233,10 +237,14 @@ fn run_stream(
     for (&length, &stride) in lengths.iter().zip(&strides) {
         let label = format!("P3 length {length}");
         let mut units = vec![Unit::default(); texts.len()];
-        for start in windows(length, stride) {
-            let document = ends.partition_point(|&end| end <= start);
-            let losses = steps.step(&label, || bare.losses(document, &stream[start..start + length], length))?;
-            units[document].add_window_mean(&losses);
+        let reading = |start: usize| Reading {
+            document: ends.partition_point(|&end| end <= start),
+            text: &stream[start..start + length],
+            count: length,
+        };
+        let readings: Vec<Reading<'_>> = windows(length, stride).map(reading).collect();
+        for (reading, losses) in readings.iter().zip(bare.losses_of_all(&readings, &label, &mut steps)?) {
+            units[reading.document].add_window_mean(&losses);
         }
         units.retain(|unit| unit.windows > 0);
         points.push(Point::new(length, format!("stride {stride}"), &units, options));

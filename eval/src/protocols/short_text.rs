@@ -6,7 +6,7 @@
 
 use ndarray::Array1;
 
-use super::windows::Reader;
+use super::windows::{Reader, Reading};
 use crate::error::EvalError;
 use crate::metrics::{Bootstrap, Estimate};
 use crate::model::LanguageModel;
@@ -48,12 +48,15 @@ pub fn document_losses<D: AsRef<[u32]>>(
     }
     let label = format!("short text length {length}");
     let mut steps = Steps::new(monitor, used.len());
-    used.into_iter()
-        .map(|(document, text)| {
-            let losses = steps.step(&label, || reader.losses(document, &text[..needed], needed))?;
-            Ok(DocumentLoss { document, nll: losses.iter().sum(), tokens: losses.len() as u64 })
-        })
-        .collect()
+    let readings: Vec<Reading<'_>> =
+        used.into_iter().map(|(document, text)| Reading { document, text: &text[..needed], count: needed }).collect();
+    let found = reader.losses_of_all(&readings, &label, &mut steps)?;
+    let summed = |(reading, losses): (&Reading<'_>, Vec<f64>)| DocumentLoss {
+        document: reading.document,
+        nll: losses.iter().sum(),
+        tokens: losses.len() as u64,
+    };
+    Ok(readings.iter().zip(found).map(summed).collect())
 }
 
 /// The cost of an extension at short context.

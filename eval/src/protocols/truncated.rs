@@ -4,7 +4,7 @@ use super::documents::DocumentLosses;
 use super::perplexity::{Document, Perplexity, Point};
 use super::position::LossMatrix;
 use super::units::Unit;
-use super::windows::Reader;
+use super::windows::{Reader, Reading};
 use super::{PerplexityOptions, Protocol};
 use crate::error::EvalError;
 use crate::monitor::{Monitor, Steps};
@@ -48,11 +48,14 @@ fn pass(
 ) -> Result<LossMatrix, EvalError> {
     let most = lengths.last().copied().unwrap_or_default();
     let label = format!("P2 length {most}");
-    let mut losses = LossMatrix::new(documents.len(), most);
-    for (row, document) in documents.iter().enumerate() {
+    let reading = |document: &Document<'_>| {
         let filled = lengths.iter().rev().map(|&length| reader.capacity(length));
-        let text = filled.into_iter().find(|&capacity| capacity <= document.text.len()).unwrap_or(0);
-        let read = steps.step(&label, || reader.losses(document.index, &document.text[..text], text))?;
+        let count = filled.into_iter().find(|&capacity| capacity <= document.text.len()).unwrap_or(0);
+        Reading { document: document.index, text: &document.text[..count], count }
+    };
+    let readings: Vec<Reading<'_>> = documents.iter().map(reading).collect();
+    let mut losses = LossMatrix::new(documents.len(), most);
+    for (row, read) in reader.losses_of_all(&readings, &label, steps)?.into_iter().enumerate() {
         losses.fill(row, read);
     }
     Ok(losses)

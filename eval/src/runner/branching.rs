@@ -107,6 +107,14 @@ impl LanguageModel for Branching<'_> {
         self.model.score(tokens, scored)
     }
 
+    fn rows_at_once(&self, length: usize) -> usize {
+        self.model.rows_at_once(length)
+    }
+
+    fn score_rows(&self, inputs: &[&[u32]], scored: Range<usize>) -> Result<Vec<Vec<TokenScore>>, ModelError> {
+        self.model.score_rows(inputs, scored)
+    }
+
     fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {
         // A second prompt while the first is in use is read on its own.
         let Ok(mut held) = self.held.try_borrow_mut() else { return self.model.prefix(tokens, total) };
