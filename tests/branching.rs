@@ -160,6 +160,14 @@ fn the_bench_of_evaluation_has_a_row_a_case_and_its_ways_agree() {
         "16",
         "--windows",
         "3",
+        "--short-window",
+        "32",
+        "--short-windows",
+        "5",
+        "--pieces-length",
+        "96",
+        "--piece",
+        "20",
         "--repeats",
         "1",
         "--device",
@@ -169,7 +177,7 @@ fn the_bench_of_evaluation_has_a_row_a_case_and_its_ways_agree() {
     let rows = bowline(folder.path(), ["bench", "eval"].iter().chain(&small)).expect(0).json();
     let rows = rows.as_array().unwrap();
     let cases: Vec<&str> = rows.iter().map(|row| row["case"].as_str().unwrap()).collect();
-    assert_eq!(cases, ["curve", "passkey_grid", "sliding"]);
+    assert_eq!(cases, ["curve", "passkey_grid", "sliding", "short_windows", "pieces"]);
     for row in rows {
         assert!(row["ratio"].as_f64().unwrap() > 0.0 && row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["max_nll_difference"].as_f64().unwrap() < 1e-3, "{row}");

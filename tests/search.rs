@@ -29,15 +29,14 @@ fn a_search_that_was_stopped_goes_on_to_the_same_bits() {
     let (factors, history) = (read(folder.path(), "straight.json"), "straight.json.history.jsonl");
     let lines: Vec<String> = read(folder.path(), history).lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), 1 + found["evaluations"].as_u64().unwrap() as usize);
-    let losses: Vec<f64> = lines[1..]
-        .iter()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
-        .collect();
+    let losses: Vec<f64> =
+        lines[1..].iter().map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap()).collect();
     let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
     let file: Value = serde_json::from_str(&factors).unwrap();
     assert_eq!(file["found_by"]["loss"].as_f64().unwrap(), least);
     assert!(least <= losses[0].min(losses[1]).min(losses[2]), "it begins with PI, NTK and YaRN");
-    let methods: Vec<&str> = found["rows"].as_array().unwrap().iter().map(|row| row["method"].as_str().unwrap()).collect();
+    let methods: Vec<&str> =
+        found["rows"].as_array().unwrap().iter().map(|row| row["method"].as_str().unwrap()).collect();
     assert_eq!(methods, ["pi", "ntk", "yarn", "dynamic-yarn", "longrope"]);
     let perplexity = found["rows"][4]["perplexity"].as_f64().unwrap();
     assert!((perplexity.ln() - least).abs() < 1e-12);
@@ -96,12 +95,19 @@ fn the_file_of_a_search_is_taken_by_eval_train_and_export() {
     let starts = found["start_tokens"].as_u64().unwrap();
     assert!(starts > 0 || (again / expected - 1.0).abs() < 1e-9, "{again} where the search has {expected}");
 
-    let recipe = tiny::one_stage(&text, 1).replacen("[optimizer]", "[positions]\nmethod = \"longrope\"\nfactors = \"f.json\"\n[optimizer]", 1);
+    let recipe = tiny::one_stage(&text, 1).replacen(
+        "[optimizer]",
+        "[positions]\nmethod = \"longrope\"\nfactors = \"f.json\"\n[optimizer]",
+        1,
+    );
     tiny::write(folder.path(), "r.toml", &recipe);
     bowline(folder.path(), ["train", "r.toml", "--out", "trained", "--device", "cpu"]).expect(0);
     let config = std::fs::read_dir(folder.path().join("trained/checkpoints")).unwrap().flatten().next().unwrap();
     let config: Value = serde_json::from_slice(&std::fs::read(config.path().join("config.json")).unwrap()).unwrap();
-    assert_eq!(config["rope_scaling"]["long_factor"], serde_json::from_str::<Value>(&read(folder.path(), "f.json")).unwrap()["long_factor"]);
+    assert_eq!(
+        config["rope_scaling"]["long_factor"],
+        serde_json::from_str::<Value>(&read(folder.path(), "f.json")).unwrap()["long_factor"]
+    );
 }
 
 #[test]

@@ -24,6 +24,8 @@ mod kernels;
 mod methods;
 /// Numbers that another implementation made: likelihoods, gradients, ten optimizer steps.
 mod parity;
+/// Long texts in pieces, short windows together: the likelihoods of the plain way.
+mod pieces;
 /// From a recipe to a report and an exported folder, each command on what the one before it wrote.
 mod pipeline;
 /// The retrieval commands: grids, samples, resuming, refusals, and results of other programs.

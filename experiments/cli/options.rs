@@ -26,6 +26,9 @@ pub struct ModelOptions {
     /// `streaming:window=W,sinks=S`, `dca:chunk=C,local=W`
     #[arg(long, value_name = "NAME:OPTIONS")]
     pub method: Option<String>,
+    /// Read long texts in pieces of N tokens: less memory, the same answers [default: 4096 of more than 8192]
+    #[arg(long, value_name = "N")]
+    pub chunk: Option<usize>,
     /// How rotary angles are computed
     #[arg(long, default_value = "hub")]
     pub precision: PrecisionName,
@@ -73,7 +76,11 @@ impl ModelOptions {
     /// As [`ModelOptions::load_options`], [`ModelFolder::load`] and [`ModelFolder::with_method`].
     pub fn load(&self, model: &str) -> Result<ModelFolder, Failure> {
         let method = self.method.as_deref().map(str::parse::<Method>).transpose()?;
-        let model = ModelFolder::load(model, self.load_options()?)?;
+        if self.chunk == Some(0) {
+            return Err(Failure::config("--chunk 0: at least 1 token is needed"));
+        }
+        let mut model = ModelFolder::load(model, self.load_options()?)?;
+        model.chunk = self.chunk;
         match method {
             Some(method) => model.with_method(&method),
             None => Ok(model),

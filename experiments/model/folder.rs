@@ -51,6 +51,8 @@ pub struct ModelFolder {
     pub precision: Precision,
     /// The method that decides positions inside attention, if any.
     pub extrapolation: Option<Extrapolation>,
+    /// Tokens of a long text that are read at once; none: as its length suggests.
+    pub chunk: Option<usize>,
 }
 
 /// Reads and checks the config of a model folder, or of a GGUF file.
@@ -98,7 +100,7 @@ impl ModelFolder {
         let kind = options.kind.map_or_else(|| stored.kind(), Ok)?;
         let llama = Llama::load(&stored, config, options.backend, kind, options.device)?;
         let (id, dir, precision) = (model.to_owned(), files.dir, options.precision);
-        Ok(Self { id, dir, llama, tokenizer, precision, extrapolation: None })
+        Ok(Self { id, dir, llama, tokenizer, precision, extrapolation: None, chunk: None })
     }
 
     /// The model read by a method without training.
@@ -157,7 +159,9 @@ impl ModelFolder {
 
     /// The model under its own position encoding.
     pub fn reader(&self) -> Reader<'_> {
-        Reader::new(&self.llama, self.encoding(), self.precision).with_extrapolation(self.extrapolation)
+        Reader::new(&self.llama, self.encoding(), self.precision)
+            .with_extrapolation(self.extrapolation)
+            .with_chunk(self.chunk)
     }
 
     /// Copies the weights of another checkpoint of the same shape into this model.

@@ -38,6 +38,19 @@ impl KvCache {
         Ok(Self { keys: buffers()?, values: buffers()?, length: 0, capacity: capacity as i64, fingerprint })
     }
 
+    /// An empty cache of one block alone, for sequences `(batch, capacity)` of the kind and on the device of `like`.
+    pub(super) fn of_one_block(
+        config: &ModelConfig,
+        (batch, capacity): (i64, i64),
+        fingerprint: u64,
+        like: &Tensor,
+    ) -> Result<Self, Failure> {
+        let (_, key_heads, head_dim) = config.head_shape();
+        let shape = [batch, key_heads, capacity, head_dim];
+        let buffer = || Tensor::f_empty(shape, (like.kind(), like.device())).map(|buffer| vec![buffer]);
+        Ok(Self { keys: buffer()?, values: buffer()?, length: 0, capacity, fingerprint })
+    }
+
     /// Tokens held.
     pub fn len(&self) -> usize {
         self.length as usize

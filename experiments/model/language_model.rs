@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use attention::Mask;
 use eval::{LanguageModel, ModelError, Prefix, TokenScore};
 use rope_scaling::{PositionEncoding, Precision};
 use tch::{Kind, Tensor, no_grad};
@@ -11,12 +10,16 @@ use tch::{Kind, Tensor, no_grad};
 use super::extrapolation::Extrapolation;
 use super::kv_cache::KvCache;
 use super::llama::Llama;
-use super::pass::Pass;
 use super::positions::PlanTensors;
 use crate::error::Failure;
 
 /// Scored positions that go through the output head at once: bounds the logits at this many rows.
 const HEAD_ROWS: i64 = 1024;
+
+/// Bytes of activations that rows read together may take on the CPU: beyond it more rows were no faster.
+const ROWS_BYTES: usize = 64 << 20;
+/// The same on CUDA, where only large passes fill the device.
+const ROWS_BYTES_CUDA: usize = 1 << 30;
 
 /// A model with the position encoding under which it is read.
 #[derive(Debug)]
@@ -25,13 +28,21 @@ pub struct Reader<'a> {
     encoding: PositionEncoding,
     precision: Precision,
     extrapolation: Option<Extrapolation>,
+    /// Tokens that are read at once; none: [`Llama::piece`].
+    chunk: Option<usize>,
     plan: RefCell<Option<PlanTensors>>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads `model` under `encoding`.
     pub fn new(model: &'a Llama, encoding: PositionEncoding, precision: Precision) -> Self {
-        Self { model, encoding, precision, extrapolation: None, plan: RefCell::new(None) }
+        Self { model, encoding, precision, extrapolation: None, chunk: None, plan: RefCell::new(None) }
+    }
+
+    /// Reading in pieces of so many tokens, at least 1; none: as the length suggests.
+    #[must_use]
+    pub fn with_chunk(self, chunk: Option<usize>) -> Self {
+        Self { chunk, ..self }
     }
 
     /// With a method that decides positions inside attention.
@@ -57,6 +68,10 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn piece(&self, length: usize, offset: usize) -> i64 {
+        self.chunk.unwrap_or_else(|| self.model.piece(length, offset)).max(1) as i64
+    }
+
     fn check_ids(&self, tokens: &[u32]) -> Result<(), Failure> {
         match tokens.iter().find(|&&id| id as usize >= self.model.config.vocab) {
             Some(id) => {
@@ -72,13 +87,26 @@ impl<'a> Reader<'a> {
     }
 
     /// Hidden states `[length - from, hidden]` of `tokens` from the `from`th on, read after what `cache` holds.
-    fn read(&self, tokens: &[u32], from: usize, total: usize, cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
+    fn read(&self, tokens: &[u32], from: usize, total: usize, cache: &mut KvCache) -> Result<Tensor, Failure> {
         self.check_ids(tokens)?;
-        let offset = cache.as_ref().map_or(0, |cache| cache.len());
-        self.with_plan(total, |plan| {
-            let pass = Pass { plan, offset: offset as i64, mask: Mask::Causal { offset: offset as i64 } };
-            Ok(self.model.hidden_from(&self.tensor(tokens), &pass, cache, from as i64)?.squeeze_dim(0))
-        })
+        let piece = self.piece(tokens.len(), cache.len());
+        let hidden = self
+            .with_plan(total, |plan| self.model.hidden_behind(&self.tensor(tokens), plan, cache, from as i64, piece))?;
+        Ok(hidden.squeeze_dim(0))
+    }
+
+    /// Scores of the tokens `scored` of every one of `inputs`, all as long as `scored.end`, from one pass over all of them.
+    fn scored_rows(&self, inputs: &[&[u32]], scored: &Range<usize>) -> Result<Vec<Vec<TokenScore>>, Failure> {
+        inputs.iter().try_for_each(|tokens| self.check_ids(tokens))?;
+        let read = scored.end - 1;
+        let rows: Vec<Tensor> = inputs.iter().map(|tokens| self.tensor(&tokens[..read])).collect();
+        let hidden = self.with_plan(scored.end, |plan| {
+            let (from, piece) = (scored.start as i64 - 1, self.piece(read, 0));
+            self.model.hidden_in_pieces(&Tensor::cat(&rows, 0), plan, from, piece)
+        })?; // [rows, scored, hidden]
+        let targets: Vec<u32> = inputs.iter().flat_map(|tokens| &tokens[scored.clone()]).copied().collect();
+        let scores = self.scores(&hidden.flatten(0, 1), &targets);
+        Ok(scores.chunks(scored.len()).map(<[TokenScore]>::to_vec).collect())
     }
 
     /// How `targets` look from `hidden` `[targets, hidden]`.
@@ -154,12 +182,22 @@ impl LanguageModel for Reader<'_> {
         if scored.start == 0 || scored.is_empty() || scored.end > tokens.len() {
             return Err(ModelError(format!("cannot score {scored:?} of {} tokens", tokens.len())));
         }
-        let run = || -> Result<Vec<TokenScore>, Failure> {
-            self.check_ids(&tokens[..scored.end])?;
-            let hidden = self.read(&tokens[..scored.end - 1], scored.start - 1, scored.end, None)?;
-            Ok(self.scores(&hidden, &tokens[scored.clone()]))
-        };
-        no_grad(run).map_err(model_error)
+        let rows = no_grad(|| self.scored_rows(&[&tokens[..scored.end]], &scored)).map_err(model_error)?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+
+    fn rows_at_once(&self, length: usize) -> usize {
+        let budget = if self.model.embedding.device().is_cuda() { ROWS_BYTES_CUDA } else { ROWS_BYTES };
+        (budget / (self.model.activation_bytes() * length.max(1))).max(1)
+    }
+
+    fn score_rows(&self, inputs: &[&[u32]], scored: Range<usize>) -> Result<Vec<Vec<TokenScore>>, ModelError> {
+        let differ = inputs.iter().any(|tokens| tokens.len() < scored.end);
+        if scored.start == 0 || scored.is_empty() || differ || inputs.is_empty() {
+            return Err(ModelError(format!("cannot score {scored:?} of {} inputs, all so long", inputs.len())));
+        }
+        let rows: Vec<&[u32]> = inputs.iter().map(|tokens| &tokens[..scored.end]).collect();
+        no_grad(|| self.scored_rows(&rows, &scored)).map_err(model_error)
     }
 
     fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {
@@ -200,7 +238,7 @@ impl Kept<'_> {
                 format!("{held} + {} tokens pass the total of {capacity} given for this prefix", tokens.len());
             return Err(Failure::config(message));
         }
-        self.reader.read(tokens, from, capacity, Some(&mut cache))
+        self.reader.read(tokens, from, capacity, &mut cache)
     }
 
     /// Reads `tokens` for good; of the hidden states only the last one is kept.

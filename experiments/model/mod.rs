@@ -13,6 +13,7 @@ mod llama;
 mod load;
 mod norm;
 mod pass;
+mod pieces;
 mod positions;
 mod rotation;
 mod sampler;

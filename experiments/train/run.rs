@@ -158,7 +158,7 @@ fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<Mod
     let kind = load.kind.unwrap_or(tch::Kind::Float);
     let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
     let (id, tokenizer, precision) = (recipe.name.clone(), Some(tokenizer), load.precision);
-    Ok(ModelFolder { id, dir, llama, tokenizer, precision, extrapolation: None })
+    Ok(ModelFolder { id, dir, llama, tokenizer, precision, extrapolation: None, chunk: None })
 }
 
 /// The tokenizer of a folder, or of a GGUF file.

@@ -154,8 +154,15 @@ pub(crate) fn write_model(folder: &Path) {
     let backend = Backend::from_name("libtorch").unwrap();
     let llama = Llama::new_random(config.unwrap(), backend, 3, Kind::Float, Device::Cpu).unwrap();
     let (dir, precision) = (folder.to_owned(), Precision::HubCompatible);
-    let model =
-        ModelFolder { id: "tiny".to_owned(), dir, llama, tokenizer: Some(tokenizer), precision, extrapolation: None };
+    let model = ModelFolder {
+        id: "tiny".to_owned(),
+        dir,
+        llama,
+        tokenizer: Some(tokenizer),
+        precision,
+        extrapolation: None,
+        chunk: None,
+    };
     model.write(folder).unwrap();
 }
 

@@ -48,12 +48,15 @@ fn pass(
 ) -> Result<LossMatrix, EvalError> {
     let most = lengths.last().copied().unwrap_or_default();
     let label = format!("P2 length {most}");
-    let reading = |document: &Document<'_>| {
-        let filled = lengths.iter().rev().map(|&length| reader.capacity(length));
-        let count = filled.into_iter().find(|&capacity| capacity <= document.text.len()).unwrap_or(0);
-        Reading { document: document.index, text: &document.text[..count], count }
+    let filled = |tokens: usize| {
+        let mut capacities = lengths.iter().rev().map(|&length| reader.capacity(length));
+        capacities.find(|&capacity| capacity <= tokens).unwrap_or(0)
     };
-    let readings: Vec<Reading<'_>> = documents.iter().map(reading).collect();
+    let readings: Vec<Reading<'_>> = documents
+        .iter()
+        .map(|&Document { index, text }| (index, &text[..filled(text.len())]))
+        .map(|(document, text)| Reading { document, text, count: text.len() })
+        .collect();
     let mut losses = LossMatrix::new(documents.len(), most);
     for (row, read) in reader.losses_of_all(&readings, &label, steps)?.into_iter().enumerate() {
         losses.fill(row, read);

@@ -1,12 +1,13 @@
 //! What evaluation costs, beside the plain way to the same numbers.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use eval::passkey::{Generator, Variant};
 use eval::{
-    Branching, Depths, LanguageModel, Monitor, Perplexity, PerplexityOptions, Protocol, RetrievalOptions, Sample, Task,
-    perplexity, retrieve,
+    Branching, Depths, LanguageModel, ModelError, Monitor, Perplexity, PerplexityOptions, Prefix, Protocol,
+    RetrievalOptions, Sample, Task, TokenScore, perplexity, retrieve,
 };
 use serde::Serialize;
 use tch::{Tensor, no_grad};
@@ -29,6 +30,10 @@ enum Case {
     PasskeyGrid,
     /// P1 against nothing but the model's forward pass over the same windows
     Sliding,
+    /// P4 at a short window, whose windows go through the model together, against one window after another
+    ShortWindows,
+    /// One long text read in pieces, block by block, against one pass over all of it
+    Pieces,
 }
 
 /// Evaluation.
@@ -38,9 +43,9 @@ pub(super) struct EvalBench {
     #[arg(long, default_value = "bundled")]
     model: String,
     /// Cases
-    #[arg(long, value_delimiter = ',', default_value = "curve,passkey_grid,sliding")]
+    #[arg(long, value_delimiter = ',', default_value = "curve,passkey_grid,sliding,short_windows,pieces")]
     cases: Vec<Case>,
-    /// Documents of curve and sliding: files or folders
+    /// Documents of all cases but the passkey grid: files or folders
     #[arg(long, num_args = 1.., default_value = "bundled:heldout", value_name = "PATH")]
     data: Vec<String>,
     /// Tokens of the longest text of the curve
@@ -67,6 +72,18 @@ pub(super) struct EvalBench {
     /// Sliding windows read
     #[arg(long, default_value_t = 16)]
     windows: usize,
+    /// Tokens of a short window
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    short_window: usize,
+    /// Short windows read
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    short_windows: usize,
+    /// Tokens of the text that is read in pieces
+    #[arg(long, default_value_t = 8192, value_name = "N")]
+    pieces_length: usize,
+    /// Tokens of a piece
+    #[arg(long, default_value_t = 1024, value_name = "N")]
+    piece: usize,
     /// Timed repeats of both ways in turns, after one that is not
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -92,6 +109,8 @@ struct Row {
     tokens_per_second: f64,
     /// Most memory of the process, model included, while our way ran.
     peak_bytes: Option<u64>,
+    /// The same while the plain way ran.
+    peak_bytes_plain: Option<u64>,
     seconds: f64,
     seconds_plain: f64,
     length: usize,
@@ -115,11 +134,20 @@ impl EvalBench {
     ///
     /// When an option is 0 or a text too short, or the model cannot be loaded or fails.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let counts = [self.points, self.depths, self.trials, self.stride, self.windows, self.repeats];
+        let counts = [
+            self.points,
+            self.depths,
+            self.trials,
+            self.stride,
+            self.windows,
+            self.repeats,
+            self.short_windows,
+            self.piece,
+        ];
         if counts.contains(&0) || self.window <= self.stride || self.curve_length < 2 * self.points {
             return Err(Failure::config(
-                "--points, --depths, --trials, --stride, --windows and --repeats must be at least 1, --window larger than \
-                 --stride, and --curve-length at least twice --points",
+                "--points, --depths, --trials, --stride, --windows, --short-windows, --piece and --repeats must be at least 1, \
+                 --window larger than --stride, and --curve-length at least twice --points",
             ));
         }
         let model = self.options.load(&self.model)?;
@@ -129,6 +157,8 @@ impl EvalBench {
                 Case::Curve => self.curve(&model),
                 Case::PasskeyGrid => self.passkey_grid(&model),
                 Case::Sliding => self.sliding(&model),
+                Case::ShortWindows => self.short_windows(&model),
+                Case::Pieces => self.pieces(&model),
             }?);
             if !self.json {
                 rows.last().map(told).iter().for_each(|line| print(line));
@@ -237,6 +267,40 @@ impl EvalBench {
         self.row(found, &|| ours().map(|_| ()), &forward)
     }
 
+    fn short_windows(&self, model: &ModelFolder) -> Result<Row, Failure> {
+        let reader = model.reader();
+        let text = self.short_window - usize::from(reader.bos().is_some());
+        let documents = self.document(model, text * self.short_windows)?;
+        let alone = OneByOne(&reader);
+        let options = options(Protocol::P4, &[self.short_window], None);
+        let ours = || measured(&reader, &documents, &options);
+        let plain = || measured(&alone, &documents, &options);
+        let loss = |found: &Perplexity| found.points[0].token_weighted.value.ln();
+        let found = Found {
+            case: Case::ShortWindows,
+            length: self.short_window,
+            tokens: self.short_windows * self.short_window,
+            ratio_of_tokens: 1.0,
+            max_nll_difference: (loss(&ours()?) - loss(&plain()?)).abs(),
+        };
+        self.row(found, &|| ours().map(|_| ()), &|| plain().map(|_| ()))
+    }
+
+    fn pieces(&self, model: &ModelFolder) -> Result<Row, Failure> {
+        let length = self.pieces_length;
+        let document = self.document(model, length)?.swap_remove(0);
+        let whole = model.reader().with_chunk(Some(length));
+        let parts = model.reader().with_chunk(Some(self.piece));
+        let scores = |reader: &Reader<'_>| reader.score(&document, 1..length);
+        let mut furthest: f64 = 0.0;
+        for (ours, plain) in scores(&parts)?.iter().zip(scores(&whole)?) {
+            furthest = furthest.max(f64::from(ours.log_prob - plain.log_prob).abs());
+        }
+        let found =
+            Found { case: Case::Pieces, length, tokens: length, ratio_of_tokens: 1.0, max_nll_difference: furthest };
+        self.row(found, &|| Ok(scores(&parts).map(|_| ())?), &|| Ok(scores(&whole).map(|_| ())?))
+    }
+
     /// Mean loss of the tokens that P1 counts, with every token of every window scored.
     fn all_scored(&self, reader: &Reader<'_>, windows: &[Vec<u32>]) -> Result<f64, Failure> {
         let (mut sum, mut count) = (0.0, 0);
@@ -261,9 +325,12 @@ impl EvalBench {
         ours: &dyn Fn() -> Result<(), Failure>,
         plain: &dyn Fn() -> Result<(), Failure>,
     ) -> Result<Row, Failure> {
-        let told = reset_peak();
-        ours()?;
-        let peak_bytes = peak_bytes().filter(|_| told);
+        let peak_of = |run: &dyn Fn() -> Result<(), Failure>| -> Result<Option<u64>, Failure> {
+            let told = reset_peak();
+            run()?;
+            Ok(peak_bytes().filter(|_| told))
+        };
+        let (peak_bytes, peak_bytes_plain) = (peak_of(ours)?, peak_of(plain)?);
         let (mut seconds, mut seconds_plain) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..self.repeats {
             seconds = seconds.min(timed(ours)?);
@@ -277,6 +344,7 @@ impl EvalBench {
             max_nll_difference,
             tokens_per_second: tokens as f64 / seconds,
             peak_bytes,
+            peak_bytes_plain,
             seconds,
             seconds_plain,
             length,
@@ -291,7 +359,36 @@ fn options(protocol: Protocol, lengths: &[usize], stride: Option<usize>) -> Perp
     PerplexityOptions { stride, resamples: 1, ..PerplexityOptions::new(protocol, lengths.to_vec()) }
 }
 
-fn measured(reader: &Reader<'_>, documents: &[Vec<u32>], options: &PerplexityOptions) -> Result<Perplexity, Failure> {
+/// A model that takes one input at a time.
+struct OneByOne<'a>(&'a Reader<'a>);
+
+impl LanguageModel for OneByOne<'_> {
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.0.bos()
+    }
+
+    fn depends_on_length(&self) -> bool {
+        self.0.depends_on_length()
+    }
+
+    fn score(&self, tokens: &[u32], scored: Range<usize>) -> Result<Vec<TokenScore>, ModelError> {
+        self.0.score(tokens, scored)
+    }
+
+    fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {
+        self.0.prefix(tokens, total)
+    }
+}
+
+fn measured(
+    reader: &dyn LanguageModel,
+    documents: &[Vec<u32>],
+    options: &PerplexityOptions,
+) -> Result<Perplexity, Failure> {
     perplexity(reader, documents, options, &mut Monitor::silent()).map_err(failure)
 }
 
@@ -311,8 +408,15 @@ fn told(row: &Row) -> String {
         Case::Sliding => {
             format!("sliding windows of {length} tokens: {ratio:.3} of the speed of the forward pass alone")
         }
+        Case::ShortWindows => {
+            format!("windows of {length} tokens together: {ratio:.2} times as fast as one after another")
+        }
+        Case::Pieces => format!("{length} tokens in pieces: {ratio:.2} of the speed of one pass over all of them"),
     };
-    let peak = row.peak_bytes.map_or(String::new(), |bytes| format!(", peak {} MB", bytes / 1_000_000));
+    let peak = match (row.peak_bytes, row.peak_bytes_plain) {
+        (Some(ours), Some(plain)) => format!(", peak {} MB against {} MB", ours / 1_000_000, plain / 1_000_000),
+        _ => String::new(),
+    };
     format!(
         "{what} ({ratio_of_tokens:.2} by tokens read), likelihoods within {max_nll_difference:.1e} nats, \
          {tokens_per_second:.0} tokens/s on {threads} threads{peak}\n"
