@@ -8,7 +8,7 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 30] = [
+const COMMANDS: [(&str, &[&str]); 31] = [
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
@@ -66,6 +66,7 @@ const COMMANDS: [(&str, &[&str]); 30] = [
     ("bench eval", &["--model", "--cases", "--data", "--curve-length", "--points", "--trials", "--repeats", "--json"]),
     ("bench kernels", &["--device", "--only", "--tokens", "--bar", "--json", "--out"]),
     ("bench train", &["<MODEL>", "--batch", "--length", "--json"]),
+    ("bench optimizer", &["--millions", "--repeats", "--device", "--json"]),
     ("kernels check", &["--arch", "--only", "--json"]),
     ("kernels list", &["--json"]),
 ];

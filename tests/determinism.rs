@@ -23,19 +23,19 @@ use super::support::program::{Running, bowline, command};
 use super::support::{copy_folder, files, golden, json, tiny};
 
 /// A folder with text in it, for runs of one recipe.
-struct Bench {
+pub(super) struct Bench {
     home: TempDir,
     recipe: String,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let recipe = tiny::recipe(&tiny::write_text(home.path()));
         Self { home, recipe }
     }
 
-    fn with_one_stage(steps: u64) -> Self {
+    pub(super) fn with_one_stage(steps: u64) -> Self {
         let bench = Self::new();
         let recipe = tiny::one_stage(&bench.path("text"), steps);
         Self { recipe, ..bench }
@@ -46,7 +46,7 @@ impl Bench {
     }
 
     /// Runs the recipe with settings laid over it, in this process.
-    fn run(&self, out: &str, resume: Resume, settings: &[&str]) -> Result<PathBuf, Failure> {
+    pub(super) fn run(&self, out: &str, resume: Resume, settings: &[&str]) -> Result<PathBuf, Failure> {
         self.run_until(out, resume, settings, &StopFlag::default())
     }
 
@@ -55,6 +55,25 @@ impl Bench {
         let recipe = Recipe::layered(&self.recipe, &settings).unwrap();
         let out = self.path(out);
         train(recipe, &options(out, resume), stop)
+    }
+
+    /// Runs as [`run`](Self::run) does where keys may differ from those of the checkpoint.
+    pub(super) fn run_allowing(
+        &self,
+        out: &str,
+        resume: Resume,
+        settings: &[&str],
+        allowed: &[&str],
+    ) -> Result<PathBuf, Failure> {
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        let recipe = Recipe::layered(&self.recipe, &settings).unwrap();
+        let allow_changes = allowed.iter().map(ToString::to_string).collect();
+        train(recipe, &RunOptions { allow_changes, ..options(self.path(out), resume) }, &StopFlag::default())
+    }
+
+    /// The recipe's text.
+    pub(super) fn recipe(&self) -> &str {
+        &self.recipe
     }
 
     /// The program on the recipe's file.
@@ -70,14 +89,14 @@ fn options(out: PathBuf, resume: Resume) -> RunOptions {
 }
 
 /// What must be equal of every step: the number of the step, of its tokens, and the bits of what was computed.
-fn trace(run: &Path) -> Vec<(u64, u64, u64, u64, u64)> {
+pub(super) fn trace(run: &Path) -> Vec<(u64, u64, u64, u64, u64)> {
     let bits =
         |m: &StepMetrics| (m.step, m.tokens, m.loss.to_bits(), m.gradient_norm.to_bits(), m.learning_rate.to_bits());
     read_metrics(run).unwrap().iter().map(bits).collect()
 }
 
 /// Weights and moments of a checkpoint, byte for byte.
-fn content(checkpoint: &Path) -> Vec<Vec<u8>> {
+pub(super) fn content(checkpoint: &Path) -> Vec<Vec<u8>> {
     let files = ["model.safetensors", "optimizer/model.safetensors"];
     files.iter().map(|file| std::fs::read(checkpoint.join(file)).unwrap()).collect()
 }
@@ -90,7 +109,7 @@ fn values(folder: &Path, prefix: &str) -> Vec<f32> {
     bytes.chunks_exact(4).map(|four| f32::from_le_bytes(four.try_into().unwrap())).collect()
 }
 
-fn step(run: &Path, number: u64) -> PathBuf {
+pub(super) fn step(run: &Path, number: u64) -> PathBuf {
     run.join(format!("checkpoints/step-{number}"))
 }
 

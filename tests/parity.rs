@@ -254,8 +254,8 @@ fn trace(row: &Value, change: impl Fn(&mut AdamConfig, &mut Option<f64>)) -> (Tr
         let mean = mean_loss(&model, batch);
         mean.backward();
         loss.push(mean.double_value(&[]));
-        norms.push(optimizer.gradient_norm());
-        optimizer.step(number("learning_rate"), clip_factor(norms[norms.len() - 1], clip));
+        norms.push(optimizer.gradient_norm().unwrap());
+        optimizer.step(number("learning_rate"), clip_factor(norms[norms.len() - 1], clip)).unwrap();
     }
     let parameters = model.llama.parameters();
     let parameter_norms = parameters.into_iter().map(|(name, p)| (name, p.norm().double_value(&[]))).collect();

@@ -20,6 +20,8 @@ mod equivalence;
 mod fuzzed;
 /// The CUDA kernels, compiled and judged on a machine without a GPU.
 mod kernels;
+/// Policies of optimizer state and gradients: what they compute, and going on under each.
+mod memory;
 /// Methods that read a model beyond its context without training.
 mod methods;
 /// Numbers that another implementation made: likelihoods, gradients, ten optimizer steps.

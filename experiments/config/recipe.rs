@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Memory, layers};
+use super::{Adapter, Gradients, Memory, layers};
 use crate::data::{Format, OnBadLine, SourceSpec};
 use crate::error::Failure;
 use crate::train::{AdamConfig, Decay, Decayed};
@@ -387,6 +387,19 @@ impl Recipe {
         expect(!self.stages.is_empty(), "stage: at least one [[stage]] is needed".into());
         for (index, stage) in self.stages.iter().enumerate() {
             let at = |field: &str, what: &str| format!("stage {}.{field}: {what}", index + 1);
+            let one_pass = stage.micro() >= stage.batch;
+            expect(
+                one_pass || self.memory.gradients == Gradients::Kept,
+                at(
+                    "micro_batch",
+                    &format!(
+                        "is {} of batch {}, and memory.gradients = \"in-backward\" takes one pass a step; leave it out, or \
+                         keep the gradients",
+                        stage.micro(),
+                        stage.batch
+                    ),
+                ),
+            );
             expect(stage.length >= 2, at("length", &format!("must be at least 2 tokens, is {}", stage.length)));
             expect(stage.batch >= 1, at("batch", "must be at least 1, is 0"));
             expect(stage.steps >= 1, at("steps", "must be at least 1, is 0"));

@@ -243,6 +243,7 @@ fn bytes_of(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>), Failure> {
         Kind::Float => Dtype::F32,
         Kind::Half => Dtype::F16,
         Kind::BFloat16 => Dtype::BF16,
+        Kind::Uint8 => Dtype::U8,
         kind => return Err(Failure::data(format!("cannot be stored as {kind:?}"))),
     };
     let host = tensor.detach().to_device(Device::Cpu).contiguous();

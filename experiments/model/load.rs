@@ -128,6 +128,7 @@ pub fn kind_of(dtype: Dtype) -> Kind {
         Dtype::F32 => Kind::Float,
         Dtype::F16 => Kind::Half,
         Dtype::BF16 => Kind::BFloat16,
+        Dtype::U8 => Kind::Uint8,
     }
 }
 

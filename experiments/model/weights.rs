@@ -114,9 +114,22 @@ impl Checkpoint {
     /// [`WeightsError::NotFound`], [`WeightsError::UnsupportedDtype`], and [`WeightsError::Changed`] when the file
     /// was cut short or grew after it was opened (reading a shortened map would kill the process).
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, WeightsError> {
+        self.shard(name)?.tensor(name, true)
+    }
+
+    /// One tensor of a model or of what belongs to its training: as [`tensor`](Self::tensor), and bytes are read as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`tensor`](Self::tensor).
+    pub fn stored(&self, name: &str) -> Result<TensorView<'_>, WeightsError> {
+        self.shard(name)?.tensor(name, false)
+    }
+
+    fn shard(&self, name: &str) -> Result<&Shard, WeightsError> {
         let place = self.places.get(name);
         let place = place.ok_or_else(|| WeightsError::NotFound { dir: self.dir.clone(), name: name.to_owned() })?;
-        self.shards[*place].tensor(name)
+        Ok(&self.shards[*place])
     }
 
     /// Compares the names and shapes with those that a model expects.

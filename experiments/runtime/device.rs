@@ -54,6 +54,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::Float => "float32",
         Kind::BFloat16 => "bfloat16",
         Kind::Half => "float16",
+        Kind::Uint8 => "uint8",
         _ => "other",
     }
 }

@@ -167,6 +167,7 @@ mod tests {
             step: 7,
             updates: 7,
             tokens: 1,
+            norm_before: None,
             recipe: keys(then),
             inputs: inputs.clone(),
             machine: "cpu".into(),

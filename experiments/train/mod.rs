@@ -20,7 +20,7 @@ pub use checkpoint::{RunState, Store, read_state, verify};
 pub use feed::{Feed, Materials, Sequence};
 pub use loss::{UNCOUNTED, summed_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
-pub use optim::{AdamConfig, AdamW, Arrival, BLOCK, Decayed, Slot, clip_factor};
+pub use optim::{AdamConfig, AdamW, Arrival, BLOCK, Decayed, Keeping, Reduction, Shard, Slot, clip_factor};
 pub use persist::{Resumed, restore_masters};
 pub use run::{RunOptions, check_lengths, train, train_model};
 pub use schedule::{Decay, Schedule};

@@ -9,13 +9,14 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::agreement::{Agreement, check_allowed};
 use super::checkpoint::{RunState, read_state};
-use super::optim::{AdamW, Slot};
+use super::optim::Slot;
 use super::sources::TextSources;
 use super::trainer::{Resume, Trainer};
 use crate::disk;
 use crate::error::{Failure, io_failure};
-use crate::model::ModelFolder;
 use crate::model::weights::Checkpoint;
+use crate::model::{ModelFolder, kind_of};
+use crate::runtime::device::kind_name;
 
 /// The folder of a checkpoint that holds the optimizer's state.
 const OPTIMIZER: &str = "optimizer";
@@ -51,7 +52,8 @@ impl Trainer {
         Agreement { recipe: &self.keys, inputs: &self.inputs, allowed }.check(&from, &state)?;
         self.model.reload(&from)?;
         let stored = Checkpoint::open(&from.join(OPTIMIZER))?;
-        self.optimizer.restore(state.updates, |name, tensor| fill(tensor, &stored, name))?;
+        let norm_before = state.norm_before;
+        self.optimizer.restore(state.updates, norm_before, |name, tensor| fill(tensor, &stored, name))?;
         (self.step, self.tokens) = (state.step, state.tokens);
         // Last, since a run that is refused leaves the folder as it was.
         self.store.set_aside(self.store.holds(&from).then_some(state.step))?;
@@ -82,6 +84,7 @@ impl Trainer {
             step: self.step,
             updates: self.optimizer.steps(),
             tokens: self.tokens,
+            norm_before: self.optimizer.norm_before(),
             recipe: self.keys.clone(),
             inputs: self.inputs.clone(),
             machine: machine(&self.model),
@@ -96,9 +99,7 @@ impl Trainer {
 
     fn checkpoint_bytes(&self) -> u64 {
         let weights = self.model.llama.config.parameter_count() * self.model.kind().elt_size_in_bytes() as u64;
-        let state =
-            |slot: &Slot| AdamW::state_bytes(slot.parameter.kind(), slot.parameter.numel() as u64, &self.recipe.memory);
-        weights + self.optimizer.slots().iter().map(state).sum::<u64>()
+        weights + self.optimizer.slots().iter().map(Slot::bytes).sum::<u64>()
     }
 
     /// That every weight is finite: the loss that shows otherwise comes a step after the update that did it.
@@ -145,19 +146,21 @@ pub fn restore_masters(checkpoint: &Path, model: &ModelFolder) -> Result<bool, F
     Ok(true)
 }
 
-/// Copies a stored float32 tensor into one of the same shape.
+/// Copies a stored tensor into one of the same type and shape.
 fn fill(tensor: &mut Tensor, stored: &Checkpoint, name: &str) -> Result<(), Failure> {
-    let view = stored.tensor(name)?;
+    let view = stored.stored(name)?;
     let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
-    if shape != tensor.size() || view.dtype != crate::model::weights::Dtype::F32 {
+    let kind = kind_of(view.dtype);
+    if shape != tensor.size() || kind != tensor.kind() {
         return Err(Failure::data(format!(
-            "{}: {name} is {} {shape:?}, expected F32 {:?}",
+            "{}: {name} is {} {shape:?}, expected {} {:?}; was it made under the same memory.optimizer?",
             stored.dir().display(),
             view.dtype,
+            kind_name(tensor.kind()),
             tensor.size()
         )));
     }
-    no_grad(|| tensor.f_copy_(&Tensor::f_from_data_size(view.data, &shape, Kind::Float)?))?;
+    no_grad(|| tensor.f_copy_(&Tensor::f_from_data_size(view.data, &shape, kind)?))?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use super::loss::{UNCOUNTED, summed_loss};
 use super::metrics::StepMetrics;
 use super::optim::clip_factor;
 use super::trainer::Trainer;
-use crate::config::Stage;
+use crate::config::{Gradients, Stage};
 use crate::error::Failure;
 use crate::model::{Pass, PlanTensors};
 use crate::runtime::signals::StopFlag;
@@ -22,7 +22,7 @@ pub enum Outcome {
     Moved(StepMetrics),
     /// A stop was asked for between two passes; nothing moved, and the step will be taken again.
     GivenUp,
-    /// Nothing moved.
+    /// Nothing moved; or, where gradients are used in the backward pass, what came after the place where it showed.
     NotFinite(NotFinite),
 }
 
@@ -51,10 +51,11 @@ impl Trainer {
         let started = Instant::now();
         let counted: usize = batch.iter().map(|sequence| sequence.counted(stage.length)).sum();
         let passes: Vec<&[Sequence]> = batch.chunks(stage.micro()).collect();
-        let mut loss = 0.0;
+        let (learning_rate, clip_norm) = (self.schedule.at(self.step), self.recipe.optimizer.clip_norm);
+        let (mut loss, mut norm) = (0.0, 0.0);
         for (number, micro) in passes.iter().enumerate() {
             if number > 0 && stop.raised() {
-                self.optimizer.forget_gradients();
+                self.optimizer.forget_gradients()?;
                 return Ok(Outcome::GivenUp);
             }
             let (inputs, targets) = self.tensors(micro, stage.length);
@@ -64,19 +65,27 @@ impl Trainer {
             let mean = summed_loss(&self.model.llama, &hidden, &targets) / counted.max(1) as f64;
             loss += mean.double_value(&[]);
             if !loss.is_finite() {
-                return Ok(self.not_finite("loss", loss));
+                return self.not_finite("loss", loss);
+            }
+            if self.recipe.memory.gradients == Gradients::InBackward {
+                // The only pass of the step, by the recipe's check.
+                norm = self.optimizer.step_in_backward(&mean, learning_rate, clip_norm)?;
+                continue;
             }
             mean.f_backward()?;
             if passes.len() > 1 {
-                self.optimizer.gather_gradients();
+                self.optimizer.gather_gradients()?;
             }
         }
-        let norm = self.optimizer.gradient_norm();
-        if !norm.is_finite() {
-            return Ok(self.not_finite("gradient norm", norm));
+        if self.recipe.memory.gradients == Gradients::Kept {
+            norm = self.optimizer.gradient_norm()?;
         }
-        let learning_rate = self.schedule.at(self.step);
-        self.optimizer.step(learning_rate, clip_factor(norm, self.recipe.optimizer.clip_norm));
+        if !norm.is_finite() {
+            return self.not_finite("gradient norm", norm);
+        }
+        if self.recipe.memory.gradients == Gradients::Kept {
+            self.optimizer.step(learning_rate, clip_factor(norm, clip_norm))?;
+        }
         self.step += 1;
         self.tokens += stage.step_tokens();
         Ok(Outcome::Moved(StepMetrics {
@@ -90,9 +99,9 @@ impl Trainer {
         }))
     }
 
-    fn not_finite(&mut self, what: &'static str, value: f64) -> Outcome {
-        self.optimizer.forget_gradients();
-        Outcome::NotFinite(NotFinite { what, value })
+    fn not_finite(&mut self, what: &'static str, value: f64) -> Result<Outcome, Failure> {
+        self.optimizer.forget_gradients()?;
+        Ok(Outcome::NotFinite(NotFinite { what, value }))
     }
 
     /// Inputs and targets `[batch, length]`.

@@ -10,12 +10,12 @@ use super::agreement::{Keys, keys_of};
 use super::checkpoint::Store;
 use super::feed::{Feed, Materials, Sequence};
 use super::metrics::MetricsLog;
-use super::optim::AdamW;
+use super::optim::{AdamW, Keeping, Shard};
 use super::persist::inputs;
 use super::schedule::Schedule;
 use super::sources::TextSources;
 use super::step::{NotFinite, Outcome};
-use crate::config::Recipe;
+use crate::config::{Gradients, Recipe};
 use crate::error::{Failure, FailureKind};
 use crate::model::{ModelFolder, PlanTensors};
 use crate::runtime::progress::Progress;
@@ -78,7 +78,8 @@ impl Trainer {
         for (_, parameter) in model.llama.parameters() {
             let _ = parameter.set_requires_grad(true);
         }
-        let optimizer = AdamW::new(recipe.optimizer.adam(), model.llama.parameters())?;
+        let keeping = Keeping { memory: recipe.memory, seed: recipe.seed, shard: Shard::WHOLE };
+        let optimizer = AdamW::keeping(recipe.optimizer.adam(), keeping, model.llama.parameters())?;
         let schedule = Schedule {
             peak: recipe.optimizer.learning_rate,
             warmup: recipe.optimizer.warmup_steps,
@@ -217,9 +218,13 @@ impl Trainer {
         self.passed_over += 1;
         if self.passed_over > self.recipe.optimizer.non_finite_steps {
             return Err(Failure::data(format!(
-                "the {what} of step {} is {value}; nothing was updated, and {}. Its sequences are in {}. Lower \
+                "the {what} of step {} is {value}; {}, and {}. Its sequences are in {}. Lower \
                  optimizer.learning_rate or set optimizer.clip_norm",
                 self.step + 1,
+                match (self.recipe.memory.gradients, *what) {
+                    (Gradients::InBackward, "gradient norm") => "only layers behind it were updated",
+                    _ => "nothing was updated",
+                },
                 self.last_good(),
                 run.join(NOT_FINITE).display()
             )));

@@ -12,6 +12,7 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
@@ -167,6 +168,66 @@ char *bowline_backward(size_t count, Handles roots, Handles gradients) {
     variable_list of_roots;
     for (size_t i = 0; i < count; i++) of_roots.push_back(gradients[i] == nullptr ? at::Tensor() : *gradients[i]);
     torch::autograd::backward(listed(roots, count), of_roots, /*retain_graph=*/false);
+  });
+}
+
+}  // extern "C"
+
+extern "C" {
+
+// Laid out as `Hook` in src/autograd/hook.rs.
+struct bowline_hook {
+  void *data;
+  char *(*run)(void *data);  // Null, or a message for free().
+  void (*drop)(void *data);
+};
+
+}  // extern "C"
+
+namespace {
+
+struct RustHook final : torch::autograd::PostAccumulateGradHook {
+  explicit RustHook(bowline_hook hook) : hook_(hook) {}
+  RustHook(const RustHook &) = delete;
+  RustHook &operator=(const RustHook &) = delete;
+  ~RustHook() override { hook_.drop(hook_.data); }
+
+  void operator()(const at::Tensor &) override {
+    if (char *message = hook_.run(hook_.data)) {
+      const std::string reason(message);
+      free(message);
+      throw std::runtime_error(reason);
+    }
+  }
+
+ private:
+  bowline_hook hook_;
+};
+
+}  // namespace
+
+extern "C" {
+
+// Calls `hook` after each addition to the gradient of `leaf`. Takes the hook in any case.
+char *bowline_hook_gradient(const at::Tensor *leaf, bowline_hook hook) {
+  return guarded([&] {
+    auto owned = std::make_unique<RustHook>(hook);
+    TORCH_CHECK(leaf->defined() && leaf->is_leaf() && leaf->requires_grad(),
+                "only a leaf that requires a gradient has one to wait for");
+    TORCH_CHECK(torch::autograd::impl::post_acc_grad_hooks(*leaf) == nullptr, "its gradient is waited for already");
+    torch::autograd::impl::set_post_acc_grad_hooks(*leaf, std::move(owned));
+  });
+}
+
+char *bowline_unhook_gradient(const at::Tensor *leaf) {
+  return guarded([&] { torch::autograd::impl::set_post_acc_grad_hooks(*leaf, nullptr); });
+}
+
+// The gradient of a tensor, which has none afterwards; null where it had none.
+char *bowline_take_gradient(const at::Tensor *tensor, at::Tensor **gradient) {
+  return guarded([&] {
+    at::Tensor &held = tensor->mutable_grad();
+    *gradient = held.defined() ? new at::Tensor(std::exchange(held, at::Tensor())) : nullptr;
   });
 }
 

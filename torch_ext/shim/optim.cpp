@@ -127,6 +127,13 @@ char *bowline_global_norm(size_t count, Handles handles, double *norm) {
   });
 }
 
+// Counts a change in place that libtorch did not see.
+char *bowline_changed(size_t count, Handles handles) {
+  return guarded([&] {
+    for (size_t i = 0; i < count; i++) handles[i]->unsafeGetTensorImpl()->bump_version();
+  });
+}
+
 char *bowline_zero(size_t count, Handles handles) {
   return unrecorded([&] { at::_foreach_zero_(listed(handles, count)); });
 }

@@ -1,7 +1,8 @@
 //! What tch does not say about libtorch's autograd: nodes of one's own, recomputation, backward from given gradients.
 //!
 //! [`custom`] makes one node of a Rust forward and a Rust backward. [`checkpoint()`] keeps nothing of a computation but its
-//! inputs, and computes it a second time when its gradients are asked for (Chen et al. 2016, section 3).
+//! inputs, and computes it a second time when its gradients are asked for (Chen et al. 2016, section 3). [`GradientHook`]
+//! tells of gradients while the backward pass goes on.
 //!
 //! ```
 //! use tch::Tensor;
@@ -28,9 +29,11 @@ use std::fmt::Display;
 use tch::Tensor;
 
 mod checkpoint;
+mod hook;
 mod node;
 
 pub use checkpoint::checkpoint;
+pub use hook::{GradientHook, take_gradient};
 pub(crate) use node::refused;
 
 /// Why a node was not made or a backward pass not run, in libtorch's words or those of a closure behind it.

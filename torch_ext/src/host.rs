@@ -31,6 +31,11 @@ unsafe impl Element for half::f16 {
     const KIND: Kind = Kind::Half;
 }
 
+// SAFETY: an unsigned byte, here and there.
+unsafe impl Element for u8 {
+    const KIND: Kind = Kind::Uint8;
+}
+
 /// Why there is no slice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {

@@ -1,4 +1,5 @@
-//! Optimizer arithmetic on whole lists of tensors, one call each: AdamW's step, the norm of all gradients, zeroing.
+//! Optimizer arithmetic on whole lists of tensors, one call each: AdamW's step, the norm of all gradients. And the same
+//! step on state of fewer bits ([`adamw_low`]), rounded by random bits that are counted, not drawn ([`Draws`]).
 
 use std::ffi::c_char;
 
@@ -6,6 +7,16 @@ use tch::Tensor;
 use torch_sys::C_tensor;
 
 use crate::message;
+
+mod blockwise;
+pub mod low;
+mod random;
+mod rounding;
+
+pub use blockwise::Codebook;
+pub use low::{LowMoments, LowPart, Quantised, adamw_low};
+pub use random::{Draws, Use};
+pub use rounding::stochastic_bf16;
 
 /// Why a call on a list of tensors was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +112,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn bowline_global_norm(count: usize, tensors: *const *const C_tensor, norm: *mut f64) -> *mut c_char;
     fn bowline_zero(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
+    fn bowline_changed(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
 }
 
 /// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2) on a whole group, by libtorch's fused kernels.
@@ -164,6 +176,13 @@ pub fn zero(tensors: &[&Tensor]) -> Result<(), OptimError> {
     }
     // SAFETY: a list of live tensors with its length.
     taken(unsafe { bowline_zero(tensors.len(), handles(tensors).as_ptr()) })
+}
+
+/// Says that tensors were written to without libtorch: a backward pass that has kept their former numbers is refused then,
+/// as after a change in place by libtorch itself.
+fn changed(tensors: &[&Tensor]) -> Result<(), OptimError> {
+    // SAFETY: a list of live tensors with its length.
+    taken(unsafe { bowline_changed(tensors.len(), handles(tensors).as_ptr()) })
 }
 
 fn handles(tensors: &[&Tensor]) -> Vec<*const C_tensor> {

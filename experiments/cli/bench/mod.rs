@@ -4,6 +4,7 @@ mod attention;
 mod eval;
 mod kernels;
 mod model;
+mod optimizer;
 mod peers;
 
 use std::time::Instant;
@@ -31,6 +32,8 @@ enum What {
     Kernels(kernels::KernelsBench),
     /// Training: forward, backward and AdamW step of every parameter
     Train(model::TrainBench),
+    /// The optimizer: a step under each policy of state beside float32 state
+    Optimizer(optimizer::OptimizerBench),
 }
 
 impl Bench {
@@ -46,6 +49,7 @@ impl Bench {
             What::Eval(bench) => bench.run(),
             What::Kernels(bench) => bench.run(),
             What::Train(bench) => bench.run(),
+            What::Optimizer(bench) => bench.run(),
         }
     }
 }

@@ -11,6 +11,8 @@ pub enum Dtype {
     F16,
     /// The upper half of a single: 8 exponent bits, 7 fraction bits.
     BF16,
+    /// An unsigned byte: the code of a quantised number. No weight of a model is one.
+    U8,
 }
 
 impl Dtype {
@@ -19,6 +21,7 @@ impl Dtype {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::U8 => 1,
         }
     }
 
@@ -28,15 +31,22 @@ impl Dtype {
             Self::F32 => "float32",
             Self::F16 => "float16",
             Self::BF16 => "bfloat16",
+            Self::U8 => "uint8",
         }
     }
 
-    /// From the format's own type; `None` for integers, booleans, double precision and the eight-bit floats.
+    /// Whether it is of floating point, as weights are.
+    pub fn is_float(self) -> bool {
+        self != Self::U8
+    }
+
+    /// From the format's own type; `None` for other integers, booleans, double precision and the eight-bit floats.
     pub(super) fn from_stored(stored: safetensors::Dtype) -> Option<Self> {
         match stored {
             safetensors::Dtype::F32 => Some(Self::F32),
             safetensors::Dtype::F16 => Some(Self::F16),
             safetensors::Dtype::BF16 => Some(Self::BF16),
+            safetensors::Dtype::U8 => Some(Self::U8),
             _ => None,
         }
     }
@@ -46,6 +56,7 @@ impl Dtype {
             Self::F32 => safetensors::Dtype::F32,
             Self::F16 => safetensors::Dtype::F16,
             Self::BF16 => safetensors::Dtype::BF16,
+            Self::U8 => safetensors::Dtype::U8,
         }
     }
 }

@@ -56,10 +56,12 @@ impl Shard {
         self.header.data_len() as u64
     }
 
-    pub(super) fn tensor(&self, name: &str) -> Result<TensorView<'_>, WeightsError> {
+    /// A tensor of floating point, or of any type that is held.
+    pub(super) fn tensor(&self, name: &str, floats: bool) -> Result<TensorView<'_>, WeightsError> {
         let absent = || WeightsError::NotFound { dir: self.path().to_owned(), name: name.to_owned() };
         let info = self.header.info(name).ok_or_else(absent)?;
-        let dtype = Dtype::from_stored(info.dtype).ok_or_else(|| WeightsError::UnsupportedDtype {
+        let dtype = Dtype::from_stored(info.dtype).filter(|dtype| dtype.is_float() || !floats);
+        let dtype = dtype.ok_or_else(|| WeightsError::UnsupportedDtype {
             path: self.path().to_owned(),
             name: name.to_owned(),
             dtype: info.dtype.to_string(),

@@ -23,6 +23,9 @@ pub struct RunState {
     pub updates: u64,
     /// Tokens seen.
     pub tokens: u64,
+    /// Norm of the last gradients, where the next ones are clipped by it: with `memory.gradients = "in-backward"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_before: Option<f64>,
     /// Every key of the recipe with its value.
     pub recipe: Keys,
     /// Hashes of what else decides the rest of the run: text and tokenizer.

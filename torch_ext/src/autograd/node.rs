@@ -184,7 +184,7 @@ unsafe fn received(call: &Call) -> Backward {
 }
 
 /// What a panic said.
-fn words(payload: &(dyn Any + Send)) -> &str {
+pub(super) fn words(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
 }

@@ -1,0 +1,127 @@
+//! Policies of memory: each trains as the plain one does within its rounding, and each goes on from its checkpoints with
+//! the same bits.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use bowline::error::FailureKind;
+use bowline::model::weights::{Checkpoint, Dtype};
+use bowline::train::{Resume, read_metrics, read_state};
+
+use super::determinism::{Bench, content, step, trace};
+
+const FLOAT32: &str = "model.dtype=\"float32\"";
+const BFLOAT16: &str = "model.dtype=\"bfloat16\"";
+const LOW: &str = "memory.optimizer=\"bfloat16\"";
+const BYTES: &str = "memory.optimizer=\"int8\"";
+const IN_BACKWARD: &str = "memory.gradients=\"in-backward\"";
+
+fn losses(run: &Path) -> Vec<f64> {
+    read_metrics(run).unwrap().iter().map(|m| m.loss).collect()
+}
+
+/// Root mean square of the differences.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum();
+    (squares / a.len() as f64).sqrt()
+}
+
+#[test]
+fn every_policy_learns_as_the_plain_one_within_its_rounding() {
+    let bench = Bench::with_one_stage(20);
+    let curve = |out: &str, settings: &[&str]| losses(&bench.run(out, Resume::Never, settings).unwrap());
+    let free = "optimizer.clip_norm=1e9";
+    let plain = curve("plain", &[FLOAT32, free]);
+    let start = vec![plain[0]; plain.len()];
+    let learnt = distance(&plain, &start);
+    // What sixteen bits of weights and activations change, with all else as it was.
+    let rounding = distance(&plain, &curve("mixed", &[BFLOAT16, free]));
+    assert!(rounding < 0.02 * learnt, "{rounding} of {learnt}");
+    for (out, settings, most) in [
+        // Gradients used in the backward pass are the same gradients.
+        ("float32-in-backward", &[FLOAT32, IN_BACKWARD][..], 0.0),
+        ("float32-low", &[FLOAT32, LOW], 3.0 * rounding),
+        ("float32-bytes", &[FLOAT32, BYTES], 3.0 * rounding),
+        ("low", &[BFLOAT16, LOW], 5.0 * rounding),
+        ("bytes", &[BFLOAT16, BYTES], 5.0 * rounding),
+        ("bytes-in-backward", &[BFLOAT16, BYTES, IN_BACKWARD], 5.0 * rounding),
+        ("bytes-on-host", &[BFLOAT16, BYTES, "memory.optimizer_on_host=true"], 5.0 * rounding),
+    ] {
+        let off = distance(&plain, &curve(out, &[settings, &[free]].concat()));
+        println!("{out}: {off:.2e} of {learnt:.2e} learnt, rounding alone {rounding:.2e}");
+        assert!(off <= most, "{out}: {off}, allowed {most} of {learnt}");
+    }
+    assert!(distance(&start, &plain) > 10.0 * 5.0 * rounding, "a run that learns nothing would be found out");
+}
+
+#[test]
+fn every_policy_goes_on_from_a_checkpoint_with_the_same_bits() {
+    let bench = Bench::with_one_stage(6);
+    for (name, settings) in [
+        ("in-backward", &[FLOAT32, IN_BACKWARD][..]),
+        ("low", &[BFLOAT16, LOW]),
+        ("low-float32", &[FLOAT32, LOW]),
+        ("bytes", &[BFLOAT16, BYTES, IN_BACKWARD]),
+    ] {
+        let settings = [settings, &["checkpoint.every=1", "checkpoint.keep=9", "optimizer.clip_norm=0.5"]].concat();
+        let straight = bench.run(&format!("{name}-straight"), Resume::Never, &settings).unwrap();
+        let (whole, end) = (trace(&straight), content(&step(&straight, 6)));
+        for k in [1, 4] {
+            let from = Resume::From(step(&straight, k));
+            let resumed = bench.run(&format!("{name}-from-{k}"), from, &settings).unwrap();
+            assert_eq!(trace(&resumed), whole[k as usize..], "{name} taken up at {k}");
+            assert_eq!(content(&step(&resumed, 6)), end, "{name} taken up at {k}");
+        }
+        let state = read_state(&step(&straight, 4)).unwrap();
+        let norm = whole[3].3;
+        let kept = settings.contains(&IN_BACKWARD).then_some(norm);
+        assert_eq!(state.norm_before.map(f64::to_bits), kept, "{name}: what the next gradients are clipped by");
+    }
+}
+
+#[test]
+fn state_is_stored_in_its_own_types_and_that_of_another_policy_is_refused() {
+    let bench = Bench::with_one_stage(2);
+    let bytes = bench.run("bytes", Resume::Never, &[BFLOAT16, BYTES]).unwrap();
+    let stored = Checkpoint::open(&step(&bytes, 2).join("optimizer")).unwrap();
+    let name = "model.layers.0.mlp.up_proj.weight";
+    let (codes, scales) = (format!("square.{name}"), format!("square_scale.{name}"));
+    let (codes, scales) = (stored.stored(&codes).unwrap(), stored.stored(&scales).unwrap());
+    assert_eq!((codes.dtype, codes.shape), (Dtype::U8, &[64, 32][..]));
+    assert_eq!((scales.dtype, scales.shape), (Dtype::F32, &[64 * 32 / 256][..]));
+    assert!(stored.tensor(&format!("square.{name}")).is_err(), "a byte is no weight");
+    let plain = bench.run("plain", Resume::Never, &[BFLOAT16]).unwrap();
+    // The layout of checkpoints made before there were policies: these go on.
+    let stored = Checkpoint::open(&step(&plain, 2).join("optimizer")).unwrap();
+    let layout: BTreeSet<&str> = stored.names().filter_map(|found| found.strip_suffix(name)).collect();
+    assert_eq!(layout, BTreeSet::from(["master.", "mean.", "square."]));
+    let mean = stored.tensor(&format!("mean.{name}")).unwrap();
+    assert_eq!((mean.dtype, mean.shape), (Dtype::F32, &[64, 32][..]));
+    let state = std::fs::read_to_string(step(&plain, 2).join("state.json")).unwrap();
+    assert!(!state.contains("norm_before") && !state.contains("memory"), "{state}");
+    let from = || Resume::From(step(&plain, 2));
+    let refused = bench.run("changed", from(), &[BFLOAT16, BYTES]).unwrap_err();
+    assert_eq!(refused.kind(), FailureKind::Config);
+    assert!(refused.to_string().contains("memory.optimizer"), "{refused}");
+    let allowed = bench.run_allowing("changed", from(), &[BFLOAT16, BYTES], &["memory"]).unwrap_err();
+    assert_eq!(allowed.exit_code(), 3);
+    assert!(allowed.to_string().contains("memory.optimizer"), "{allowed}");
+    let host = bench.run_allowing(
+        "host",
+        from(),
+        &[BFLOAT16, "memory.optimizer_on_host=true", "stage.0.steps=3", "optimizer.schedule=\"constant\""],
+        &["memory", "optimizer", "stage"],
+    );
+    host.unwrap();
+}
+
+#[test]
+fn several_passes_a_step_are_refused_where_gradients_are_used_at_once() {
+    let bench = Bench::new();
+    let settings = [IN_BACKWARD.to_owned()];
+    let refused = bowline::config::Recipe::layered(bench.recipe(), &settings).unwrap_err();
+    assert_eq!(refused.exit_code(), 2);
+    let said = refused.to_string();
+    assert!(said.contains("stage 2.micro_batch") && said.contains("memory.gradients"), "{said}");
+}
