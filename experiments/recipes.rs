@@ -8,12 +8,13 @@ use crate::error::Failure;
 use crate::json::read_capped;
 
 /// Name and text of every built-in file.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 6] = [
     ("base", include_str!("recipes/base.toml")),
     ("extend-4x", include_str!("recipes/extend-4x.toml")),
     ("demo", include_str!("recipes/demo.toml")),
     ("demo-8x", include_str!("recipes/demo-8x.toml")),
     ("methods", include_str!("recipes/methods.toml")),
+    ("smollm2-zero-shot", include_str!("recipes/smollm2-zero-shot.toml")),
 ];
 
 /// The training recipe in a file, or built in under a name, with settings laid over it.
