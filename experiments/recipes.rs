@@ -8,13 +8,15 @@ use crate::error::Failure;
 use crate::json::read_capped;
 
 /// Name and text of every built-in file.
-const BUILT_IN: [(&str, &str); 6] = [
+const BUILT_IN: [(&str, &str); 8] = [
     ("base", include_str!("recipes/base.toml")),
     ("extend-4x", include_str!("recipes/extend-4x.toml")),
     ("demo", include_str!("recipes/demo.toml")),
     ("demo-8x", include_str!("recipes/demo-8x.toml")),
     ("methods", include_str!("recipes/methods.toml")),
     ("smollm2-zero-shot", include_str!("recipes/smollm2-zero-shot.toml")),
+    ("smollm2-32k", include_str!("recipes/smollm2-32k.toml")),
+    ("smollm2-135m-32k", include_str!("recipes/smollm2-135m-32k.toml")),
 ];
 
 /// The training recipe in a file, or built in under a name, with settings laid over it.

@@ -6,6 +6,7 @@ use std::path::Path;
 use bowline::config::{Recipe, Study};
 use bowline::json::parse_json;
 use bowline::model::ModelConfig;
+use bowline::model::gguf::{self, Header};
 use bowline::model::weights::parse_index;
 use bowline::tokenizer::precheck;
 use rope_scaling::hf::HfPositions;
@@ -38,6 +39,27 @@ pub fn safetensors_index(data: &[u8]) -> Answer {
         assert_eq!(Path::new("dir").join(name).parent(), Some(Path::new("dir")), "{name:?}");
         assert_eq!(Path::new(name).file_name().and_then(|n| n.to_str()), Some(name));
         assert!(name.ends_with(".safetensors"));
+    }
+    Ok(())
+}
+
+/// Any bytes as a GGUF file: what is accepted lies within it, its weights can be read, and its metadata amount to a config
+/// and a tokenizer, or to a sentence.
+pub fn gguf(data: &[u8]) -> Answer {
+    let header = Header::parse(data).map_err(|problem| problem.to_string())?;
+    for (_, tensor) in header.tensors() {
+        let range = tensor.range();
+        assert!(range.end <= data.len() && tensor.elements() > 0);
+        if let Ok(kind) = tensor.kind {
+            let weights = gguf::dequantised(kind, &data[range], tensor.shape[tensor.shape.len() - 1], |row| row);
+            assert_eq!(weights.len() as u64, tensor.elements());
+        }
+    }
+    let config = gguf::config_of(&header, data).map_err(|problem| problem.to_string())?;
+    let config = ModelConfig::from_hf(&config).map_err(|failure| gguf::in_its_own_words(&failure.to_string()))?;
+    assert!(config.parameter_count() > 0);
+    if let Some(built) = gguf::vocabulary(&header, data).map_err(|problem| problem.to_string())? {
+        precheck(&built.tokenizer, config.vocab).map_err(|problems| problems.join("\n"))?;
     }
     Ok(())
 }

@@ -16,7 +16,9 @@ mod checks;
 mod mutate;
 
 use checks::Answer;
-use mutate::{bytes, json_value, toml_value};
+use mutate::{bytes, json_value, numbers, toml_value};
+
+use super::support::gguf::{Gguf, Meta};
 
 /// Mutations of bytes for each reader. Readers take 10 to 200 microseconds, so all of this takes seconds.
 const BYTES: u64 = 20_000;
@@ -112,6 +114,70 @@ fn a_wrong_value_in_a_config_is_named() {
     names_wrong_values(&seed("fuzz/seeds/config", "yarn_v5"), checks::config);
 }
 
+/// A whole GGUF file of a few thousand bytes, and its metadata alone.
+fn gguf_seeds() -> Vec<(String, Vec<u8>)> {
+    let whole = Gguf::tiny();
+    let mut head = whole.clone();
+    head.tensors.clear();
+    let pieces = |file: &mut Gguf| {
+        file.set("tokenizer.ggml.model", Meta::Text("llama".to_owned()));
+        file.set("tokenizer.ggml.scores", Meta::Singles((0..22).map(|i| -(i as f32)).collect()));
+        file.clone()
+    };
+    let pieces = pieces(&mut whole.clone());
+    [("whole", whole), ("head", head), ("pieces", pieces)].map(|(name, file)| (name.to_owned(), file.bytes())).to_vec()
+}
+
+#[test]
+fn any_gguf_file_gets_an_answer() {
+    let seeds = gguf_seeds();
+    survives_bytes(&seeds, checks::gguf);
+    let mut random = SplitMix64::new(4);
+    let mut refused = 0;
+    for _ in 0..BYTES {
+        // Mostly where counts, types and offsets are, which is before the data.
+        let (_, seed) = &seeds[random.below(seeds.len())];
+        let (head, tail) = seed.split_at(seed.len().min(if random.below(4) == 0 { usize::MAX } else { 2400 }));
+        let input = [numbers(head, &mut random), tail.to_vec()].concat();
+        refused += u64::from(answer(&input, checks::gguf).is_err());
+    }
+    assert!(refused > BYTES / 4, "{refused} of {BYTES} refused");
+}
+
+#[test]
+fn a_wrong_value_in_a_gguf_file_is_named() {
+    assert_eq!(answer(&Gguf::tiny().bytes(), checks::gguf), Ok(()));
+    let odd = [
+        Meta::Number(0),
+        Meta::Number(u32::MAX),
+        Meta::Signed(-1),
+        Meta::Signed(i64::MIN),
+        Meta::Single(f32::NAN),
+        Meta::Single(-1.5),
+        Meta::Flag(true),
+        Meta::Text(String::new()),
+        Meta::Text("words ".repeat(2000)),
+        Meta::Texts(vec!["a".to_owned(); 3]),
+        Meta::Numbers(vec![-1; 5]),
+        Meta::Singles(vec![f32::INFINITY]),
+    ];
+    let (mut refused, mut silent) = (0, Vec::new());
+    for (key, _) in Gguf::tiny().pairs {
+        for value in &odd {
+            let mut file = Gguf::tiny();
+            file.set(&key, value.clone());
+            if let Err(said) = answer(&file.bytes(), checks::gguf) {
+                refused += 1;
+                if !said.contains(&key) {
+                    silent.push(format!("{key} = {value:?}: {said}"));
+                }
+            }
+        }
+    }
+    assert!(silent.is_empty(), "wrong values that were not named: {silent:#?}");
+    assert!(refused > 150, "{refused} refused");
+}
+
 #[test]
 fn any_index_gets_an_answer_and_no_name_leaves_the_folder() {
     survives_bytes(&seeds("fuzz/seeds/safetensors_index"), checks::safetensors_index);
@@ -137,12 +203,15 @@ fn any_recipe_and_any_study_get_an_answer() {
 
 #[test]
 fn a_wrong_value_in_a_recipe_is_named() {
-    let readers: [(&str, Reader); 5] = [
+    let readers: [(&str, Reader); 8] = [
         ("base", checks::recipe),
         ("extend-4x", checks::recipe),
         ("demo", checks::study),
         ("demo-8x", checks::study),
         ("methods", checks::study),
+        ("smollm2-zero-shot", checks::study),
+        ("smollm2-32k", checks::recipe),
+        ("smollm2-135m-32k", checks::study),
     ];
     for (name, read) in readers {
         let text = String::from_utf8(seed("experiments/recipes", name)).unwrap();

@@ -18,6 +18,8 @@ mod determinism;
 mod equivalence;
 /// Readers of what strangers write, on thousands of mutated files: an answer each time, which names what is wrong.
 mod fuzzed;
+/// GGUF files: weights, vocabularies and positions out of one file, and what can be wrong with them.
+mod gguf;
 /// The CUDA kernels, compiled and judged on a machine without a GPU.
 mod kernels;
 /// Policies of optimizer state and gradients: what they compute, and going on under each.

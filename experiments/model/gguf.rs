@@ -20,7 +20,7 @@ mod value;
 mod vocabulary;
 
 pub use checkpoint::GgufCheckpoint;
-pub use config::config_of;
+pub use config::{config_of, in_its_own_words};
 pub use dequantise::dequantised;
 pub use error::{GgufError, Problem};
 pub use header::{Header, TensorPlace};

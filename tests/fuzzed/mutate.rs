@@ -56,6 +56,22 @@ pub fn bytes(seed: &[u8], other: &[u8], random: &mut SplitMix64) -> Vec<u8> {
     out
 }
 
+/// One to three whole numbers of the bytes of `seed`, of 4 or 8 bytes, made extreme: lengths, counts, offsets and types of
+/// binary formats.
+pub fn numbers(seed: &[u8], random: &mut SplitMix64) -> Vec<u8> {
+    const EXTREME: [u64; 14] =
+        [0, 1, 2, 3, 7, 9, 31, 255, 65_536, u32::MAX as u64, 1 << 33, i64::MAX as u64, u64::MAX - 7, u64::MAX];
+    let mut out = seed.to_vec();
+    for _ in 0..=random.below(3) {
+        let width = if random.below(2) == 0 { 4 } else { 8 };
+        let at = random.below(out.len().saturating_sub(width).max(1));
+        let value = EXTREME[random.below(EXTREME.len())].to_le_bytes();
+        let end = (at + width).min(out.len());
+        out[at..end].copy_from_slice(&value[..end - at]);
+    }
+    out
+}
+
 fn splice(out: &mut Vec<u8>, range: std::ops::Range<usize>, piece: &[u8]) {
     out.splice(range, piece.iter().copied());
 }

@@ -1,6 +1,7 @@
 //! Shared by the modules: the program as a child process, golden checkpoints, models and recipes of a few thousand
 //! parameters.
 
+pub(crate) mod gguf;
 pub(crate) mod golden;
 pub(crate) mod program;
 pub(crate) mod tiny;

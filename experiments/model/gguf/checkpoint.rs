@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use tch::{Kind, Tensor};
 
-use super::config::{config_of, finding_here};
+use super::config::{config_of, in_its_own_words};
 use super::dequantise::dequantised;
 use super::error::{GgufError, Problem};
 use super::header::Header;
@@ -64,7 +64,7 @@ impl GgufCheckpoint {
     pub fn config(&self) -> Result<ModelConfig, Failure> {
         let value = config_of(&self.header, self.held.bytes()).map_err(|problem| content(self.path(), problem))?;
         ModelConfig::from_hf(&value).map_err(|failure| {
-            let findings = failure.to_string().lines().map(finding_here).collect();
+            let findings = in_its_own_words(&failure.to_string()).lines().map(str::to_owned).collect();
             WeightsError::from(GgufError::Model { path: self.path().to_path_buf(), findings }).into()
         })
     }
@@ -120,8 +120,7 @@ impl GgufCheckpoint {
         let place = self.header.tensor(&stored).ok_or_else(|| self.absent(&stored))?;
         let kind = place.read_as(&stored).map_err(|problem| content(self.path(), problem))?;
         self.held.check_length()?;
-        // In range: the header was checked against the length of the file.
-        let data = &self.held.bytes()[place.start..place.start + place.bytes];
+        let data = &self.held.bytes()[place.range()];
         let heads = match rotated(name) {
             Some(Rotated::Query) => config.heads,
             Some(Rotated::Key) => config.key_heads,

@@ -62,7 +62,7 @@ pub fn config_of(header: &Header, bytes: &[u8]) -> Result<Value, Problem> {
     let embedding = header.tensor(EMBEDDING).ok_or_else(|| Problem::tensor(EMBEDDING, "is missing"))?;
     let heads = needed("attention.head_count")?;
     let (context, hidden) = (needed("context_length")?, needed("embedding_length")?);
-    let head_dim = head_dim(header, hidden.checked_div(heads).unwrap_or(0))?;
+    let head_dim = head_dim(header, hidden, heads)?;
     let ends = ends(header)?;
     let epsilon = format!("{LLAMA}.attention.layer_norm_rms_epsilon");
     let epsilon = header.number(&epsilon)?.ok_or_else(|| Problem::key(epsilon, "is missing"))?;
@@ -94,10 +94,14 @@ pub fn config_of(header: &Header, bytes: &[u8]) -> Result<Value, Problem> {
     }))
 }
 
-/// What [`ModelConfig::from_hf`](crate::model::ModelConfig::from_hf) finds wrong, in the words of the file.
-pub(super) fn finding_here(line: &str) -> String {
-    let line = line.strip_prefix('/').unwrap_or(line);
-    FIELDS.iter().fold(line.to_owned(), |line, (field, key)| line.replace(field, key))
+/// What [`ModelConfig::from_hf`](crate::model::ModelConfig::from_hf) finds wrong, with the file's keys in place of a
+/// config's fields.
+pub fn in_its_own_words(findings: &str) -> String {
+    let key = |line: &str| {
+        let line = line.strip_prefix('/').unwrap_or(line);
+        FIELDS.iter().fold(line.to_owned(), |line, (field, key)| line.replace(field, key))
+    };
+    findings.lines().map(key).collect::<Vec<_>>().join("\n")
 }
 
 fn refuse_other_models(header: &Header) -> Result<(), Problem> {
@@ -119,13 +123,20 @@ fn refuse_other_models(header: &Header) -> Result<(), Problem> {
 }
 
 /// Size of a head, all of which is rotated.
-fn head_dim(header: &Header, quotient: u64) -> Result<u64, Problem> {
-    let sized = |key: &'static str| header.unsigned(key);
-    let head_dim = sized("llama.attention.key_length")?.unwrap_or(quotient);
-    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-        match sized(key)? {
+fn head_dim(header: &Header, hidden: u64, heads: u64) -> Result<u64, Problem> {
+    let sized = |rest: &str| header.unsigned(&format!("{LLAMA}.{rest}"));
+    let stated = sized("attention.key_length")?;
+    let head_dim = stated.unwrap_or(hidden.checked_div(heads).unwrap_or(0));
+    for rest in ["attention.value_length", "rope.dimension_count"] {
+        match sized(rest)? {
             Some(other) if other != head_dim => {
-                return Err(Problem::key(key, format!("is {other}, and heads of {head_dim} need the same")));
+                let why = match stated {
+                    Some(_) => format!("{LLAMA}.attention.key_length is {head_dim}"),
+                    None => format!(
+                        "{LLAMA}.embedding_length {hidden} over {LLAMA}.attention.head_count {heads} is {head_dim}"
+                    ),
+                };
+                return Err(Problem::key(format!("{LLAMA}.{rest}"), format!("is {other}, but {why}")));
             }
             _ => {}
         }

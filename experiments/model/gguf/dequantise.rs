@@ -134,7 +134,7 @@ fn q3_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// Scale and minimum number `group` of the eight of 6 bits that Q4_K and Q5_K pack into 12 bytes.
-pub(super) fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
+fn scale_and_minimum(packed: &[u8], group: usize) -> (u8, u8) {
     if group < 4 {
         return (packed[group] & 63, packed[group + 4] & 63);
     }

@@ -36,9 +36,9 @@ pub struct TensorPlace {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
     /// Where its data begins in the file.
-    pub(super) start: usize,
+    start: usize,
     /// Bytes of its data; 0 when its type is not read.
-    pub(super) bytes: usize,
+    bytes: usize,
 }
 
 impl Header {
@@ -238,6 +238,12 @@ impl TensorPlace {
             let what = format!("element type {id} ({}) is not read; {} are", foreign_name(id), known.join(", "));
             Problem::tensor(name, what)
         })
+    }
+
+    /// Where its data lies in the file.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        // Whole: the header was checked against the length of the file.
+        self.start..self.start + self.bytes
     }
 
     /// Number of elements.

@@ -133,8 +133,7 @@ fn divisors(header: &Header, bytes: &[u8], name: &str, head_dim: u64) -> Result<
         let what = format!("must be {} numbers of F32, is {:?} of {kind}", head_dim / 2, place.shape);
         return Err(Problem::tensor(name, what));
     }
-    let data = &bytes[place.start..place.start + place.bytes];
-    let values: Vec<f64> = dequantised(kind, data, 1, |row| row).into_iter().map(f64::from).collect();
+    let values: Vec<f64> = dequantised(kind, &bytes[place.range()], 1, |row| row).into_iter().map(f64::from).collect();
     match values.iter().find(|x| !(x.is_finite() && **x > 0.0)) {
         Some(wrong) => Err(Problem::tensor(name, format!("must hold positive numbers, holds {wrong}"))),
         None => Ok(Some(values)),

@@ -152,8 +152,9 @@ impl<'a> Vocabulary<'a> {
         let ends = ends(header)?;
         match ends.bos.iter().chain(&ends.stops).find(|id| **id as usize >= tokens.len()) {
             Some(id) => {
-                let what = format!("has {} tokens, and a special token has id {id}", tokens.len());
-                Err(Problem::key(TOKENS, what))
+                let name = if ends.bos == Some(*id) { "bos" } else { "eos" };
+                let what = format!("is {id}, and {TOKENS} has {} entries", tokens.len());
+                Err(Problem::key(format!("tokenizer.ggml.{name}_token_id"), what))
             }
             None => Ok(Self { tokens, ids, types, ends }),
         }

@@ -4,7 +4,7 @@ set -u -o pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 python=${PYTHON:-python3}
-all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_attention bench_heads bench_kernels model speed"
+all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_attention bench_heads bench_kernels model speed smollm2"
 
 lacks() {
     echo "run.sh: $*" >&2
@@ -137,6 +137,11 @@ speed() {
     done
 }
 
+# A real model from 8K to 32K tokens, by every method, with and without training: see docs/models.md of the repository.
+smollm2() {
+    (cd "$SMOLLM2" && "$bowline" run smollm2-135m-32k --device cuda:0 --out "$out/smollm2-135m-32k")
+}
+
 failed=0
 run() {
     local name=$1 begun=$SECONDS state=passed
@@ -156,6 +161,8 @@ for name in ${STEPS:-$all_steps}; do
         *)
             if [ "$device" = none ]; then
                 skip "$name" "there is no CUDA device"
+            elif [ "$name" = smollm2 ] && [ ! -d "${SMOLLM2:-}/books" ]; then
+                skip "$name" "SMOLLM2 names no folder with the model and books"
             elif [ "${name%check}" != "$name" ] && [ -z "$sanitizer" ]; then
                 skip "$name" "there is no compute-sanitizer"
             else
@@ -169,7 +176,8 @@ done
 for name in contract fused; do
     "$here/bin/$name" --list >/dev/null 2>"$out/${name}_starts.err" || { echo "$name: does not start" | tee -a "$out/summary.txt"; failed=$((failed + 1)); }
 done
-tar -C "$here/results" -czf "$out.tar.gz" "$(basename "$out")"
+# Checkpoints stay where they are.
+tar -C "$here/results" --exclude=checkpoints --exclude=.tokens -czf "$out.tar.gz" "$(basename "$out")"
 echo "results: $out.tar.gz"
 [ "$failed" -eq 0 ] || exit 1
 [ "$device" != none ] || lacks "there is no CUDA device: $(field explanation)"
