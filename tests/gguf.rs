@@ -261,10 +261,23 @@ fn position_keys_say_what_a_config_would() {
     let text = |it: &str| Meta::Text(it.to_owned());
     assert_eq!(scaling(|_| {}), (RopeScaling::None, 64, 64));
     let linear = (RopeScaling::Linear { factor: 4.0 }, 16, 64);
-    assert_eq!(scaling(|f| drop(f.set(&rope("scale_linear"), Meta::Single(4.0)))), linear, "the old key");
-    assert_eq!(scaling(|f| drop(f.set(&rope("scaling.factor"), Meta::Single(4.0)))), linear, "no type is linear");
-    let none =
-        scaling(|f| drop(f.set(&rope("scaling.type"), text("none")).set(&rope("scaling.factor"), Meta::Single(4.0))));
+    assert_eq!(
+        scaling(|f| {
+            f.set(&rope("scale_linear"), Meta::Single(4.0));
+        }),
+        linear,
+        "the old key"
+    );
+    assert_eq!(
+        scaling(|f| {
+            f.set(&rope("scaling.factor"), Meta::Single(4.0));
+        }),
+        linear,
+        "no type is linear"
+    );
+    let none = scaling(|f| {
+        f.set(&rope("scaling.type"), text("none")).set(&rope("scaling.factor"), Meta::Single(4.0));
+    });
     assert_eq!(none.0, RopeScaling::None);
     let (yarn, original, context) = scaling(|f| {
         f.set(&rope("scaling.type"), text("yarn")).set(&rope("scaling.factor"), Meta::Single(4.0));
@@ -356,8 +369,18 @@ fn what_is_wrong_with_a_header_is_said() {
     refused_bytes(&whole[..40], &["download is incomplete"]);
     refused_bytes(b"<!DOCTYPE html><html>", &["HTML"]);
     refused_bytes(&[0; 64], &["begins with"]);
-    refused(|f| drop(f.set("general.alignment", Meta::Number(0))), &["general.alignment", "0"]);
-    refused(|f| drop(f.set("general.alignment", Meta::Number(24))), &["general.alignment", "24"]);
+    refused(
+        |f| {
+            f.set("general.alignment", Meta::Number(0));
+        },
+        &["general.alignment", "0"],
+    );
+    refused(
+        |f| {
+            f.set("general.alignment", Meta::Number(24));
+        },
+        &["general.alignment", "24"],
+    );
     refused(|f| f.pairs.push(("llama.block_count".to_owned(), Meta::Number(1))), &["llama.block_count", "twice"]);
     refused(|f| f.tensor("blk.0.attn_q.weight").1 = vec![1 << 33, 1 << 33], &["blk.0.attn_q.weight", "8589934592"]);
     refused(|f| f.tensor("blk.0.attn_q.weight").1 = vec![33, 32], &["blk.0.attn_q.weight", "33"]);
@@ -369,10 +392,19 @@ fn what_is_wrong_with_a_header_is_said() {
 
 #[test]
 fn what_is_wrong_with_a_model_is_said_by_its_key() {
-    let set = |key: &'static str, value: Meta| move |file: &mut Gguf| drop(file.set(key, value));
+    let set = |key: &'static str, value: Meta| {
+        move |file: &mut Gguf| {
+            file.set(key, value);
+        }
+    };
     let text = |it: &str| Meta::Text(it.to_owned());
     refused(set("general.architecture", text("qwen2")), &["general.architecture", "qwen2"]);
-    refused(|f| drop(f.without("llama.block_count")), &["llama.block_count", "missing"]);
+    refused(
+        |f| {
+            f.without("llama.block_count");
+        },
+        &["llama.block_count", "missing"],
+    );
     refused(set("llama.block_count", Meta::Signed(-1)), &["llama.block_count", "-1"]);
     refused(set("llama.block_count", text("one")), &["llama.block_count", "one"]);
     refused(set("llama.attention.head_count", Meta::Number(0)), &["llama.attention.head_count"]);
@@ -393,7 +425,11 @@ fn what_is_wrong_with_a_model_is_said_by_its_key() {
 
 #[test]
 fn what_is_wrong_with_a_vocabulary_is_said_by_its_key() {
-    let set = |key: &'static str, value: Meta| move |file: &mut Gguf| drop(file.set(key, value));
+    let set = |key: &'static str, value: Meta| {
+        move |file: &mut Gguf| {
+            file.set(key, value);
+        }
+    };
     let texts = |list: &[&str]| Meta::Texts(list.iter().map(|it| (*it).to_owned()).collect());
     refused(set("tokenizer.ggml.model", Meta::Text("bert".to_owned())), &["tokenizer.ggml.model", "bert"]);
     refused(set("tokenizer.ggml.pre", Meta::Text("dots".to_owned())), &["tokenizer.ggml.pre", "dots"]);

@@ -56,7 +56,7 @@ enum Task {
 /// What all tasks share.
 #[derive(Debug, Args)]
 struct Common {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     model: String,
     /// Context lengths in tokens, such as 256,512,1024
     #[arg(long, value_delimiter = ',', required = true, value_name = "N,N,..")]

@@ -13,7 +13,7 @@ use crate::model::Sampler;
 /// Continues a prompt.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     model: String,
     /// Text to continue (this or --file)
     #[arg(long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]

@@ -11,7 +11,7 @@ use crate::model::read_config;
 /// Shows geometry, scheme, frequencies and what to watch out for.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     model: String,
     /// Context to judge it at, in tokens [default: max_position_embeddings]
     #[arg(long, value_name = "N")]

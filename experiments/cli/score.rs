@@ -18,7 +18,7 @@ const INPUT_LIMIT: u64 = 1 << 30;
 /// Scores a text or token ids.
 #[derive(Debug, Args)]
 pub struct Score {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     model: String,
     /// Text file to score (this or --tokens); a beginning-of-text token is put first when the model has one
     #[arg(long, value_name = "FILE", conflicts_with = "tokens", required_unless_present = "tokens")]

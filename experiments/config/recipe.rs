@@ -52,7 +52,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
-    /// A folder, a Hub id in the cache, or `bundled`.
+    /// A folder, a GGUF file, a Hub id in the cache, or `bundled`.
     #[serde(default)]
     pub from: Option<String>,
     /// The shape of a new model with random weights.

@@ -18,7 +18,7 @@ pub struct Study {
     /// What it shows, in a sentence or two.
     #[serde(default)]
     pub description: String,
-    /// The model that every variant starts from: a folder, a Hub id in the cache, or `bundled`.
+    /// The model that every variant starts from: a folder, a GGUF file, a Hub id in the cache, or `bundled`.
     pub base: String,
     /// Attention backend; `auto` takes the fastest that is right for device and problem, a name takes that or fails.
     #[serde(default = "crate::model::auto_backend", skip_serializing_if = "crate::model::is_auto_backend")]

@@ -19,7 +19,7 @@ pub enum HubError {
     },
     /// A file where a folder is needed.
     #[error(
-        "{} is a file, and no GGUF; give the folder that holds config.json, the tokenizer and the weights",
+        "{} is a file; give the folder that holds config.json, the tokenizer and the weights, or a GGUF file",
         .path.display()
     )]
     IsAFile {

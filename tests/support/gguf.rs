@@ -154,7 +154,7 @@ fn text(out: &mut Vec<u8>, text: &str) {
 
 impl Meta {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut list = |kind: u32, count: usize, out: &mut Vec<u8>| {
+        let list = |kind: u32, count: usize, out: &mut Vec<u8>| {
             out.extend(9_u32.to_le_bytes());
             out.extend(kind.to_le_bytes());
             out.extend((count as u64).to_le_bytes());

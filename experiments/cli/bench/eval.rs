@@ -39,7 +39,7 @@ enum Case {
 /// Evaluation.
 #[derive(Debug, Args)]
 pub(super) struct EvalBench {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     #[arg(long, default_value = "bundled")]
     model: String,
     /// Cases

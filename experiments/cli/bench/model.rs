@@ -16,7 +16,7 @@ use crate::train::{AdamConfig, AdamW, Decayed, clip_factor, summed_loss};
 /// Scoring.
 #[derive(Debug, Args)]
 pub(super) struct ScoreBench {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     model: String,
     /// Lengths in tokens
     #[arg(long, value_delimiter = ',', default_value = "256,1024,2048")]
@@ -34,7 +34,7 @@ pub(super) struct ScoreBench {
 /// Training.
 #[derive(Debug, Args)]
 pub(super) struct TrainBench {
-    /// Folder, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`
     model: String,
     /// Sequences of a step
     #[arg(long, default_value_t = 4)]
