@@ -18,8 +18,9 @@ fn main() {
 /// Compiles against the headers that lie beside libtorch's folder `lib`.
 fn compile_shim(lib: &Path) {
     let include = lib.with_file_name("include");
-    let sources = ["shim/autograd.cpp", "shim/context.cpp", "shim/cuda.cpp", "shim/memory.cpp", "shim/optim.cpp"];
-    sources.into_iter().chain(["shim/common.h"]).for_each(|file| println!("cargo:rerun-if-changed={file}"));
+    let sources = ["autograd", "context", "cuda", "memory", "optim", "transfer"].map(|name| format!("shim/{name}.cpp"));
+    println!("cargo:rerun-if-changed=shim/common.h");
+    sources.iter().for_each(|file| println!("cargo:rerun-if-changed={file}"));
     cc::Build::new()
         .cpp(true)
         .std("c++17")

@@ -5,7 +5,7 @@
 //! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind. [`mod@autograd`] puts Rust
 //! closures into libtorch's graph, [`mod@fused`] does in one pass over memory what training does between matrix products,
 //! [`generator_state`] reads the random generators, [`memory`] counts what tensors hold, [`host`] lends the numbers of a
-//! tensor as a slice.
+//! tensor as a slice, [`transfer`] copies tensors to host memory and back beside other work.
 //!
 //! ```
 //! use torch_ext::cuda::{self, CudaState};
@@ -26,6 +26,7 @@ pub mod memory;
 mod message;
 pub mod optim;
 mod poison;
+pub mod transfer;
 
 pub use autograd::grad_enabled;
 pub use generator::{generator_state, set_generator_state};
