@@ -33,6 +33,14 @@ pub trait AttentionBackend: Sync {
         true
     }
 
+    /// Whether [`AttentionBackend::attend`] and [`AttentionBackend::backward`] answer a problem that it supports on a device, so
+    /// that a caller may keep output and log-sum-exp itself; false by default.
+    #[cfg(feature = "torch")]
+    fn has_backward(&self, problem: &AttnProblem, device: Device, dtype: DType) -> bool {
+        let _ = (problem, device, dtype);
+        false
+    }
+
     /// Memory beside inputs and outputs that `threads` threads take for a problem; none where it is not known.
     fn scratch_bytes(&self, problem: &AttnProblem, dtype: DType, threads: usize) -> Option<Scratch> {
         let _ = (problem, dtype, threads);
@@ -127,6 +135,11 @@ impl AttentionBackend for Reference {
     }
 
     #[cfg(feature = "torch")]
+    fn has_backward(&self, _problem: &AttnProblem, _device: Device, _dtype: DType) -> bool {
+        true
+    }
+
+    #[cfg(feature = "torch")]
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
         crate::autograd::differentiable(&Self, problem, q, k, v)
     }
@@ -199,6 +212,14 @@ impl Backend {
     /// [`Unsupported`], naming what it lacks.
     pub fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
         self.0.supports(problem, dtype)
+    }
+
+    /// Whether [`Backend::attend`] and [`Backend::backward`] answer a problem that it supports on a device, so that a caller may
+    /// keep output and log-sum-exp itself.
+    #[cfg(feature = "torch")]
+    #[must_use]
+    pub fn has_backward(&self, problem: &AttnProblem, device: Device, dtype: DType) -> bool {
+        self.0.has_backward(problem, device, dtype)
     }
 
     /// Memory beside inputs and outputs that `threads` threads take for a problem; none where it is not known.

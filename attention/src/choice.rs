@@ -109,6 +109,10 @@ impl AttentionBackend for Auto {
         crate::libtorch::LibTorch.supports(problem, dtype)
     }
 
+    fn has_backward(&self, problem: &AttnProblem, device: Device, dtype: DType) -> bool {
+        Backend::default_for(device, problem, dtype).backend.has_backward(problem, device, dtype)
+    }
+
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
         Self::choice(problem, q)?.forward(problem, q, k, v)
     }

@@ -37,6 +37,7 @@ mod element;
 mod forward;
 mod pair;
 mod plan;
+pub mod rows;
 mod scoring;
 mod simd;
 mod span;

@@ -41,6 +41,10 @@ impl AttentionBackend for Cuda {
         matches!(device, Device::Cuda(_))
     }
 
+    fn has_backward(&self, _problem: &AttnProblem, _device: Device, _dtype: DType) -> bool {
+        true
+    }
+
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
         crate::autograd::differentiable(&Self, problem, q, k, v)
     }

@@ -18,6 +18,7 @@ mod elementary;
 pub(super) mod peak;
 mod portable;
 pub(super) mod product;
+pub(super) mod rows;
 pub(super) mod scores;
 pub(super) mod softmax;
 
