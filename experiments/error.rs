@@ -48,6 +48,16 @@ impl Failure {
         Self::new(if fault == Fault::Usage { FailureKind::Config } else { FailureKind::Data }, message)
     }
 
+    /// The first line of what libtorch said; memory that ran out is told from anything else.
+    fn of_libtorch(text: &str) -> Self {
+        let first = text.lines().next().unwrap_or("libtorch failed").to_owned();
+        let kind = match text.contains("out of memory") || text.contains("not enough memory") {
+            true => FailureKind::Memory,
+            false => FailureKind::Data,
+        };
+        Self::new(kind, first)
+    }
+
     /// Its kind.
     pub fn kind(&self) -> FailureKind {
         self.kind
@@ -93,13 +103,19 @@ impl std::error::Error for Failure {}
 
 impl From<tch::TchError> for Failure {
     fn from(error: tch::TchError) -> Self {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or("libtorch failed").to_owned();
-        let kind = match text.contains("out of memory") || text.contains("not enough memory") {
-            true => FailureKind::Memory,
-            false => FailureKind::Data,
-        };
-        Self::new(kind, first)
+        Self::of_libtorch(&error.to_string())
+    }
+}
+
+impl From<torch_ext::autograd::AutogradError> for Failure {
+    fn from(error: torch_ext::autograd::AutogradError) -> Self {
+        Self::of_libtorch(&error.0)
+    }
+}
+
+impl From<torch_ext::transfer::TransferError> for Failure {
+    fn from(error: torch_ext::transfer::TransferError) -> Self {
+        Self::of_libtorch(&error.0)
     }
 }
 

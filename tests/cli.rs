@@ -65,8 +65,8 @@ const COMMANDS: [(&str, &[&str]); 31] = [
     ("bench score", &["<MODEL>", "--lengths", "--repeats", "--json"]),
     ("bench eval", &["--model", "--cases", "--data", "--curve-length", "--points", "--trials", "--repeats", "--json"]),
     ("bench kernels", &["--device", "--only", "--tokens", "--bar", "--json", "--out"]),
-    ("bench train", &["<MODEL>", "--batch", "--length", "--json"]),
     ("bench optimizer", &["--millions", "--repeats", "--device", "--json"]),
+    ("bench train", &["[MODEL]", "--model", "--context", "--random-weights", "--policy", "--json"]),
     ("kernels check", &["--arch", "--only", "--json"]),
     ("kernels list", &["--json"]),
 ];

@@ -184,7 +184,7 @@ fn mean_loss(model: &ModelFolder, batch: &Value) -> Tensor {
     let plan = PlanTensors::new(&plan, Device::Cpu);
     let pass = Pass { plan: &plan, offset: 0, mask: attention::Mask::Causal { offset: 0 } };
     let hidden = model.llama.hidden(&inputs, &pass, None).unwrap();
-    summed_loss(&model.llama, &hidden, &targets) / (count * length) as f64
+    summed_loss(&model.llama, &hidden, &targets).unwrap() / (count * length) as f64
 }
 
 /// A model to train and what transformers made of it.

@@ -7,6 +7,7 @@ use super::kv_cache::KvCache;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::pass::Pass;
+use super::swiglu;
 use crate::error::Failure;
 
 /// Tokens that go through an MLP at once where no gradient is recorded: `inner` is the widest thing that a long text would
@@ -62,18 +63,22 @@ pub(super) struct Reading<'a> {
 }
 
 impl Block {
-    /// Output `[batch, length - from, hidden]` for input `[batch, length, hidden]`.
+    /// Output `[batch, length - from, hidden]` for input `[batch, length, hidden]`. Nothing is recorded for gradients: see
+    /// [`super::recorded`].
     pub(super) fn forward(&self, x: &Tensor, reading: Reading<'_>) -> Result<Tensor, Failure> {
         let from = reading.from;
-        let h = later(x, from) + self.attended(&self.input_norm.forward(x), reading)?;
-        Ok(&h + self.fed_forward(&h))
+        let mut h = self.attended(&self.input_norm.forward(x), reading)?;
+        let _ = h.g_add_(&later(x, from));
+        let mut y = self.fed_forward(&h);
+        Ok(y.g_add_(&h))
     }
 
     /// Attention of the tokens from `from` on to all of them, `[batch, length - from, hidden]`.
     fn attended(&self, x: &Tensor, reading: Reading<'_>) -> Result<Tensor, Failure> {
         let Reading { pass, backend, cache, from } = reading;
-        let (q, k) = (self.query.forward(&later(x, from)), self.key.forward(x));
+        let (q, k, v) = (self.query.forward(&later(x, from)), self.key.forward(x), self.value.forward(x));
         let (q, k) = (self.split(&q, self.heads.query), self.split(&k, self.heads.key));
+        let v = self.split(&v, self.heads.key);
         let asking = pass.later(from)?;
         let (q, k) = match pass.plan.extrapolation() {
             // [batch, heads, length - from, head_dim] and [batch, key_heads, length, head_dim]
@@ -84,7 +89,6 @@ impl Block {
             // Rotated inside attention, at more than one position each.
             Some(_) => (q, k),
         };
-        let v = self.split(&self.value.forward(x), self.heads.key);
         let (k, v) = match cache {
             Some((cache, index)) => cache.appended(index, &k, &v), // [batch, key_heads, total, head_dim]
             None => (k, v),
@@ -93,14 +97,23 @@ impl Block {
         Ok(self.output.forward(&self.merged(&mixed)))
     }
 
+    /// q, k and v, rotated, `[batch, heads, length, head_dim]`, of a normed input `[batch, length, hidden]`. To be called where
+    /// nothing is recorded.
+    pub(super) fn projected(&self, x: &Tensor, pass: &Pass, backend: Backend) -> Result<[Tensor; 3], Failure> {
+        let rotated = |x: &Tensor, heads| pass.plan.rotated_over(self.split(x, heads), pass.offset, backend);
+        let q = rotated(&self.query.forward(x), self.heads.query)?;
+        let k = rotated(&self.key.forward(x), self.heads.key)?;
+        Ok([q, k, self.split(&self.value.forward(x), self.heads.key)])
+    }
+
     /// `[batch, length, heads * head_dim]` as `[batch, heads, length, head_dim]`.
-    fn split(&self, x: &Tensor, heads: i64) -> Tensor {
+    pub(super) fn split(&self, x: &Tensor, heads: i64) -> Tensor {
         let batch = x.size()[0];
         x.view([batch, -1, heads, self.heads.dim]).transpose(1, 2)
     }
 
     /// `[batch, heads, length, head_dim]` as `[batch, length, heads * head_dim]`.
-    fn merged(&self, x: &Tensor) -> Tensor {
+    pub(super) fn merged(&self, x: &Tensor) -> Tensor {
         let size = x.size();
         x.transpose(1, 2).reshape([size[0], size[2], self.heads.query * self.heads.dim])
     }
@@ -109,7 +122,7 @@ impl Block {
     fn fed_forward(&self, x: &Tensor) -> Tensor {
         let part = |x: &Tensor| self.mlp(&self.post_norm.forward(x));
         let length = x.size()[1];
-        if length <= MLP_TOKENS || x.requires_grad() {
+        if length <= MLP_TOKENS {
             return part(x);
         }
         let starts = (0..length).step_by(MLP_TOKENS as usize);
@@ -120,7 +133,23 @@ impl Block {
 
     /// SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`.
     fn mlp(&self, x: &Tensor) -> Tensor {
-        self.down.forward(&(self.gate.forward(x).silu() * self.up.forward(x)))
+        self.down.forward(&swiglu::forward(&self.gate.forward(x), &self.up.forward(x)))
+    }
+
+    /// Another handle on the same tensors.
+    pub(super) fn handle(&self) -> Self {
+        Self {
+            heads: self.heads,
+            input_norm: self.input_norm.handle(),
+            query: self.query.handle(),
+            key: self.key.handle(),
+            value: self.value.handle(),
+            output: self.output.handle(),
+            post_norm: self.post_norm.handle(),
+            gate: self.gate.handle(),
+            up: self.up.handle(),
+            down: self.down.handle(),
+        }
     }
 
     /// Its linear maps, with their names in a checkpoint.
@@ -138,14 +167,13 @@ impl Block {
 
     /// Every parameter with its name inside the block.
     pub(super) fn parameters(&self) -> Vec<(String, &Tensor)> {
-        let mut all = vec![
-            ("input_layernorm.weight".to_owned(), &self.input_norm.weight),
-            ("post_attention_layernorm.weight".to_owned(), &self.post_norm.weight),
-        ];
-        for (name, linear) in self.linears() {
-            all.extend(linear.parameters().into_iter().map(|(part, tensor)| (format!("{name}.{part}"), tensor)));
-        }
-        all
+        let norms = [("input_layernorm", &self.input_norm), ("post_attention_layernorm", &self.post_norm)];
+        let norms = norms.into_iter().map(|(name, norm)| (name, norm.parameters()));
+        let linears = self.linears().into_iter().map(|(name, linear)| (name, linear.parameters()));
+        let named = |(name, parts): (&str, Vec<_>)| -> Vec<(String, &Tensor)> {
+            parts.into_iter().map(|(part, tensor): (&str, _)| (format!("{name}.{part}"), tensor)).collect()
+        };
+        norms.chain(linears).flat_map(named).collect()
     }
 }
 

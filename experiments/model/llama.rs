@@ -5,12 +5,16 @@
 
 use attention::Backend;
 use tch::Tensor;
+use torch_ext::grad_enabled;
 
 use super::block::{Block, Reading};
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
 use super::norm::Norm;
+use super::offload::Parking;
 use super::pass::Pass;
+use super::recorded::{Training, recorded};
+use crate::config::Memory;
 use crate::error::Failure;
 
 /// A LLaMA model on one device.
@@ -28,20 +32,27 @@ pub struct Llama {
     pub head: Option<Tensor>,
     /// Attention backend.
     pub backend: Backend,
+    /// What a pass that is recorded for gradients keeps; the default keeps everything.
+    pub memory: Memory,
 }
 
 impl Llama {
-    /// Hidden states `[batch, length, hidden]` after the final norm, for `tokens` `[batch, length]`.
+    /// Hidden states `[batch, length, hidden]` after the final norm, for `tokens` `[batch, length]`. Without a cache, and where
+    /// gradients are tracked and a parameter asks for one, the pass is recorded; what it keeps says [`Llama::memory`].
     ///
     /// # Errors
     ///
     /// When the attention backend declines the problem, or the cache was filled under another plan.
     pub fn hidden(&self, tokens: &Tensor, pass: &Pass, cache: Option<&mut KvCache>) -> Result<Tensor, Failure> {
-        self.hidden_from(tokens, pass, cache, 0)
+        let trained = || self.parameters().iter().any(|(_, parameter)| parameter.requires_grad());
+        match cache {
+            None if grad_enabled() && trained() => self.recorded(tokens, pass),
+            cache => self.hidden_from(tokens, pass, cache, 0),
+        }
     }
 
     /// The same for the tokens from the `from`th on alone, `[batch, length - from, hidden]`: of those before them the last
-    /// block needs keys and values, and nothing else.
+    /// block needs keys and values, and nothing else. Nothing is recorded for gradients.
     ///
     /// # Errors
     ///
@@ -53,6 +64,7 @@ impl Llama {
         mut cache: Option<&mut KvCache>,
         from: i64,
     ) -> Result<Tensor, Failure> {
+        let _unrecorded = tch::no_grad_guard();
         if let Some(cache) = cache.as_deref() {
             cache.check(pass)?;
         }
@@ -66,6 +78,17 @@ impl Llama {
             cache.advance(tokens.size()[1]);
         }
         Ok(self.norm.forward(&x))
+    }
+
+    /// The pass of a training step.
+    fn recorded(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor, Failure> {
+        let parking = Parking::default();
+        let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let parking = self.memory.offload.then_some((&parking, layer));
+            x = recorded(block, &x, Training { pass, backend: self.backend, memory: self.memory, parking })?;
+        }
+        Ok(self.norm.recorded(&x)?)
     }
 
     /// Logits `[.., vocab]` of hidden states `[.., hidden]`.
@@ -84,7 +107,7 @@ impl Llama {
         for (index, block) in self.blocks.iter().enumerate() {
             all.extend(block.parameters().into_iter().map(|(name, t)| (format!("model.layers.{index}.{name}"), t)));
         }
-        all.push(("model.norm.weight".to_owned(), &self.norm.weight));
+        all.extend(self.norm.parameters().into_iter().map(|(part, tensor)| (format!("model.norm.{part}"), tensor)));
         all.extend(self.head.as_ref().map(|head| ("lm_head.weight".to_owned(), head)));
         all
     }

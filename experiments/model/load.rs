@@ -12,6 +12,7 @@ use super::llama::Llama;
 use super::norm::Norm;
 use super::stored::Stored;
 use super::weights::Dtype;
+use crate::config::Memory;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
 
@@ -71,6 +72,26 @@ impl Llama {
         Self::assembled(config, backend, make)
     }
 
+    /// A new model whose matrices are drawn on the device by libtorch, normal with deviation 0.02, norms one, biases zero: fast,
+    /// for measurements, whose numbers do not matter.
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be had.
+    pub fn new_drawn(config: ModelConfig, backend: Backend, kind: Kind, device: Device) -> Result<Self, Failure> {
+        let shapes: HashMap<String, Vec<usize>> = config.expected_tensors().into_iter().collect();
+        let make = |name: &str| -> Result<Tensor, Failure> {
+            let shape: Vec<i64> = shapes[name].iter().map(|&n| n as i64).collect();
+            let mut tensor = Tensor::f_empty(&shape, (kind, device))?;
+            Ok(match name {
+                _ if name.ends_with("norm.weight") => tensor.f_fill_(1.0)?,
+                _ if name.ends_with("bias") => tensor.f_fill_(0.0)?,
+                _ => tensor.f_normal_(0.0, INIT_STD)?,
+            })
+        };
+        Self::assembled(config, backend, make)
+    }
+
     fn assembled(
         config: ModelConfig,
         backend: Backend,
@@ -84,6 +105,7 @@ impl Llama {
             norm: Norm { weight: read("model.norm.weight")?, epsilon: config.norm_epsilon },
             head,
             backend,
+            memory: Memory::default(),
             config,
         })
     }

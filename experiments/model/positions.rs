@@ -5,7 +5,7 @@ use rope_scaling::PositionPlan;
 use tch::{Device, Kind, Tensor};
 
 use super::extrapolation::Extrapolation;
-use super::rotation::{Angles, RotationError, fits, goes_to_kernel, rotated_by_kernel, rotated_in_place};
+use super::rotation::{Angles, RotationError, Turned, fits, goes_to_kernel, rotated_by_kernel, rotated_in_place};
 
 /// [`PositionPlan`] on a device.
 #[derive(Debug)]
@@ -107,6 +107,39 @@ impl PlanTensors {
         }
     }
 
+    /// The gradient by `x` for `grad` `[batch, heads, length, head_dim]`, that by what [`PlanTensors::rotated_over`] gave for
+    /// positions `offset ..`: as `[batch, length, heads, head_dim]` in one piece, which the projection before wants.
+    pub(super) fn turned_back(&self, grad: &Tensor, offset: i64, backend: Backend) -> Result<Tensor, RotationError> {
+        let (grad, length) = (grad.transpose(1, 2), grad.size()[2]);
+        let Some(rotary) = &self.rotary else { return Ok(grad.contiguous()) };
+        let turned = Turned::copy_of(&grad)?;
+        if let Some(angles) = &rotary.angles {
+            let angles = angles.narrow(0, offset, length);
+            if goes_to_kernel(&turned.heads(), &angles, backend) {
+                return turned.back_by_kernel(&angles);
+            }
+        }
+        match self.angles(offset, length) {
+            Some((cos, sin)) if fits(&turned.heads()) => turned.back(Angles { cos: &cos, sin: &sin }),
+            _ => {
+                let heads = turned.heads();
+                let back = self.turned(&heads, |table| table.narrow(0, offset, length), -1.0);
+                Ok(back.transpose(1, 2).contiguous())
+            }
+        }
+    }
+
+    /// Another handle on the same plan.
+    pub(super) fn handle(&self) -> Self {
+        let rotary = self.rotary.as_ref().map(|Rotary { cos, sin, half, angles }| Rotary {
+            cos: cos.shallow_clone(),
+            sin: sin.shallow_clone(),
+            half: *half,
+            angles: angles.as_ref().map(Tensor::shallow_clone),
+        });
+        Self { rotary, alibi: self.alibi.clone(), ..*self }
+    }
+
     /// Cos and sin `[length, rotary_dim / 2]` of positions `offset ..`; none without a rotation.
     pub(super) fn angles(&self, offset: i64, length: i64) -> Option<(Tensor, Tensor)> {
         let Rotary { cos, sin, .. } = self.rotary.as_ref()?;
@@ -120,9 +153,14 @@ impl PlanTensors {
     }
 
     fn rotated_by(&self, x: &Tensor, rows: impl Fn(&Tensor) -> Tensor) -> Tensor {
+        self.turned(x, rows, 1.0)
+    }
+
+    /// `x` rotated by the angles of `rows`, or by their opposites where `direction` is -1.
+    fn turned(&self, x: &Tensor, rows: impl Fn(&Tensor) -> Tensor, direction: f64) -> Tensor {
         let Some(Rotary { cos, sin, half, .. }) = &self.rotary else { return x.shallow_clone() };
         let head_dim = x.size()[3];
-        let (cos, sin) = (rows(cos), rows(sin));
+        let (cos, sin) = (rows(cos), rows(sin) * direction);
         let wide = x.to_kind(Kind::Float);
         let (first, second) = (wide.narrow(3, 0, *half), wide.narrow(3, *half, *half));
         let mut parts = vec![&first * &cos - &second * &sin, &second * &cos + &first * &sin];

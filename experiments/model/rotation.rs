@@ -122,12 +122,52 @@ where
     };
     let backward = move |call: Backward| -> Result<_, RotationError> {
         let Some(grad) = &call.gradients[0] else { return Ok(vec![None]) };
-        // Heads inside positions again: the projection before it then needs no copy of its own.
-        let mut rows = copied(&grad.f_transpose(1, 2)?)?;
-        turn(&mut rows, &call.saved, Way::Back)?;
-        Ok(vec![Some(rows.f_transpose(1, 2)?)])
+        let mut turned = Turned::copy_of(&grad.f_transpose(1, 2)?)?;
+        turn(&mut turned.0, &call.saved, Way::Back)?;
+        Ok(vec![Some(turned.heads())])
     };
     Ok(custom("rotation", &[x], forward, backward)?.swap_remove(0))
+}
+
+/// A gradient to be rotated back, `[batch, length, heads, head_dim]` in one piece, that nothing else reads. Heads inside
+/// positions: the projection before needs no copy of its own then.
+#[derive(Debug)]
+pub struct Turned(Tensor);
+
+impl Turned {
+    /// A copy of a gradient `[batch, length, heads, head_dim]`.
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be had.
+    pub fn copy_of(grad: &Tensor) -> Result<Self, RotationError> {
+        Ok(Self(copied(grad)?))
+    }
+
+    /// Heads first, `[batch, heads, length, head_dim]`, in the same memory.
+    pub fn heads(&self) -> Tensor {
+        self.0.transpose(1, 2)
+    }
+
+    /// Rotated by the opposites of the angles.
+    ///
+    /// # Errors
+    ///
+    /// When it does not fit (see [`fits`]) or the angles are not its positions'.
+    pub fn back(mut self, angles: Angles<'_>) -> Result<Tensor, RotationError> {
+        rotate(&mut self.0, angles, -1.0)?;
+        Ok(self.0)
+    }
+
+    /// The same by the CUDA kernel, for angles as [`rotated_by_kernel`] takes them.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not take it or fails.
+    pub fn back_by_kernel(self, angles: &Tensor) -> Result<Tensor, RotationError> {
+        rotate_by_kernel(&mut self.heads(), angles, true)?;
+        Ok(self.0)
+    }
 }
 
 /// A copy in one piece, even of a tensor that is.

@@ -62,7 +62,7 @@ impl Trainer {
             let pass = Pass { plan, offset: 0, mask: mask(micro, stage)? };
             let hidden = self.model.llama.hidden(&inputs, &pass, None)?;
             // Averaged over the counted tokens of the whole step, however it is cut into passes.
-            let mean = summed_loss(&self.model.llama, &hidden, &targets) / counted.max(1) as f64;
+            let mean = summed_loss(&self.model.llama, &hidden, &targets)? / counted.max(1) as f64;
             loss += mean.double_value(&[]);
             if !loss.is_finite() {
                 return self.not_finite("loss", loss);

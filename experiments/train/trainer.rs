@@ -74,7 +74,8 @@ impl Trainer {
     /// # Errors
     ///
     /// When memory cannot be had.
-    pub fn new(recipe: Recipe, model: ModelFolder, sources: TextSources, run: &Path) -> Result<Self, Failure> {
+    pub fn new(recipe: Recipe, mut model: ModelFolder, sources: TextSources, run: &Path) -> Result<Self, Failure> {
+        model.llama.memory = recipe.memory;
         for (_, parameter) in model.llama.parameters() {
             let _ = parameter.set_requires_grad(true);
         }

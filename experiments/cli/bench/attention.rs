@@ -378,7 +378,7 @@ fn in_turns(contenders: &[Contender<'_>], repeats: usize, device: Device) -> Res
 }
 
 /// Operations a second that the device was measured to do; none where nothing can be said.
-fn peak_flops(device: Device, kind: Kind, threads: usize) -> Option<f64> {
+pub(super) fn peak_flops(device: Device, kind: Kind, threads: usize) -> Option<f64> {
     if device == Device::Cpu {
         let one = || tiled::fma_peak_gflops(tiled::Isa::best());
         // All at once: cores share power and, on some machines, arithmetic units.

@@ -3,9 +3,10 @@
 mod attention;
 mod eval;
 mod kernels;
-mod model;
 mod optimizer;
 mod peers;
+mod score;
+mod train;
 
 use std::time::Instant;
 
@@ -25,13 +26,13 @@ enum What {
     /// Attention: every backend beside the best way that libtorch has for the same problem
     Attention(attention::AttentionBench),
     /// Scoring: one causal pass with the likelihood of every token
-    Score(model::ScoreBench),
+    Score(score::ScoreBench),
     /// Evaluation: curves, passkey grids and sliding windows beside the plain way to the same numbers
     Eval(eval::EvalBench),
     /// Kernels that move memory: norms, SwiGLU and cross-entropy beside a copy
     Kernels(kernels::KernelsBench),
-    /// Training: forward, backward and AdamW step of every parameter
-    Train(model::TrainBench),
+    /// Training: forward, backward and AdamW step of every parameter; time, memory and what was predicted
+    Train(train::TrainBench),
     /// The optimizer: a step under each policy of state beside float32 state
     Optimizer(optimizer::OptimizerBench),
 }

@@ -1,17 +1,14 @@
-//! Tokens per second of scoring and training.
+//! Tokens per second of scoring.
 
 use clap::Args;
 use eval::LanguageModel;
 use serde::Serialize;
-use tch::Tensor;
 
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
 use super::timed;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
-use crate::model::{Pass, PlanTensors};
-use crate::train::{AdamConfig, AdamW, Decayed, clip_factor, summed_loss};
 
 /// Scoring.
 #[derive(Debug, Args)]
@@ -24,27 +21,6 @@ pub(super) struct ScoreBench {
     /// Timed repeats, after one that is not
     #[arg(long, default_value_t = 5)]
     repeats: usize,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    options: ModelOptions,
-}
-
-/// Training.
-#[derive(Debug, Args)]
-pub(super) struct TrainBench {
-    /// Folder, GGUF file, Hub id in the cache, or `bundled`
-    model: String,
-    /// Sequences of a step
-    #[arg(long, default_value_t = 4)]
-    batch: usize,
-    /// Tokens of a sequence
-    #[arg(long, default_value_t = 256)]
-    length: usize,
-    /// Timed steps, after two that are not
-    #[arg(long, default_value_t = 10)]
-    steps: usize,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -82,37 +58,6 @@ impl ScoreBench {
             rows.push(row("score", length, 1, &timed));
         }
         shown(&rows, self.json)
-    }
-}
-
-impl TrainBench {
-    /// Measures and prints.
-    ///
-    /// # Errors
-    ///
-    /// When the model cannot be loaded or fails.
-    pub(super) fn run(self) -> Result<(), Failure> {
-        let model = self.options.load(&self.model)?;
-        for (_, parameter) in model.llama.parameters() {
-            let _ = parameter.set_requires_grad(true);
-        }
-        let config =
-            AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decayed: Decayed::Matrices };
-        let mut optimizer = AdamW::new(config, model.llama.parameters())?;
-        let plan = PlanTensors::new(&model.encoding().plan(self.length, model.precision)?, model.device());
-        let ids = random_ids(self.batch * (self.length + 1), model.llama.config.vocab);
-        let ids = Tensor::from_slice(&ids).view([self.batch as i64, self.length as i64 + 1]).to_device(model.device());
-        let (inputs, targets) = (ids.narrow(1, 0, self.length as i64), ids.narrow(1, 1, self.length as i64));
-        let tokens = (self.batch * self.length) as f64;
-        let timed = timed(2, self.steps, || {
-            let pass = Pass { plan: &plan, offset: 0, mask: attention::Mask::Causal { offset: 0 } };
-            let loss = summed_loss(&model.llama, &model.llama.hidden(&inputs, &pass, None)?, &targets) / tokens;
-            loss.f_backward()?;
-            let norm = optimizer.gradient_norm()?;
-            // A rate so small that the weights stay where they are, however long the bench runs.
-            optimizer.step(1e-12, clip_factor(norm, Some(1.0)))
-        })?;
-        shown(&[row("train", self.length, self.batch, &timed)], self.json)
     }
 }
 

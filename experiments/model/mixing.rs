@@ -1,0 +1,72 @@
+//! Attention between a block's passes: its answer is held until the backward comes for it.
+
+use attention::{Attended, AttnProblem, Backend, Gradients, dtype_of};
+use tch::Tensor;
+use torch_ext::autograd;
+
+use crate::error::Failure;
+
+/// Attention's answer, and the way back.
+#[derive(Debug)]
+pub(super) enum Mixed {
+    /// Of a backend that has a backward of its own, which takes output and log-sum-exp.
+    Pair(Attended),
+    /// Of one that has libtorch's graph instead: that graph, and the leaves that it starts from.
+    Graph {
+        /// `[batch, heads, length, head_dim]`, with its history.
+        output: Tensor,
+        /// q, k and v.
+        leaves: [Tensor; 3],
+    },
+}
+
+impl Mixed {
+    /// Attention over q, k and v; with a way back where `returns`. To be called where nothing is recorded.
+    pub(super) fn new(
+        backend: Backend,
+        problem: AttnProblem,
+        projected: &[Tensor; 3],
+        returns: bool,
+    ) -> Result<Self, Failure> {
+        let [q, k, v] = projected;
+        let paired = dtype_of(q.kind()).is_some_and(|dtype| backend.has_backward(&problem, q.device(), dtype));
+        if paired {
+            return Ok(Self::Pair(backend.attend(&problem, q, k, v)?));
+        }
+        if !returns {
+            let output = backend.forward(&problem, q, k, v)?;
+            return Ok(Self::Graph { output, leaves: projected.each_ref().map(Tensor::shallow_clone) });
+        }
+        let leaves = projected.each_ref().map(|t| t.detach().set_requires_grad(true));
+        let output = tch::with_grad(|| backend.forward(&problem, &leaves[0], &leaves[1], &leaves[2]))?;
+        Ok(Self::Graph { output, leaves })
+    }
+
+    /// Mixed values `[batch, heads, length, head_dim]`.
+    pub(super) fn output(&self) -> &Tensor {
+        match self {
+            Self::Pair(attended) => &attended.output,
+            Self::Graph { output, .. } => output,
+        }
+    }
+
+    /// The gradients by q, k and v for that by the output.
+    pub(super) fn backward(
+        self,
+        backend: Backend,
+        problem: &AttnProblem,
+        [q, k, v]: [Tensor; 3],
+        grad: &Tensor,
+    ) -> Result<[Tensor; 3], Failure> {
+        match self {
+            Self::Pair(attended) => {
+                let Gradients { dq, dk, dv } = backend.backward(problem, &q, &k, &v, &attended, grad)?;
+                Ok([dq, dk, dv])
+            }
+            Self::Graph { output, leaves } => {
+                autograd::backward(&[&output], &[Some(grad)])?;
+                Ok(leaves.map(|leaf| leaf.grad()))
+            }
+        }
+    }
+}
