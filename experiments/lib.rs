@@ -17,6 +17,7 @@ pub mod fault;
 pub mod hub;
 pub mod json;
 pub mod model;
+pub mod plan;
 pub mod recipes;
 pub mod runtime;
 pub mod search;

@@ -8,9 +8,20 @@ use crate::error::Failure;
 use crate::json::read_capped;
 
 /// Name and text of every built-in file.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 19] = [
     ("base", include_str!("recipes/base.toml")),
     ("extend-4x", include_str!("recipes/extend-4x.toml")),
+    ("llongma-2-7b-16k", include_str!("recipes/llongma-2-7b-16k.toml")),
+    ("llongma-2-13b-16k", include_str!("recipes/llongma-2-13b-16k.toml")),
+    ("llama-2-7b-32k", include_str!("recipes/llama-2-7b-32k.toml")),
+    ("llama-2-13b-32k", include_str!("recipes/llama-2-13b-32k.toml")),
+    ("orca-8k-13b", include_str!("recipes/orca-8k-13b.toml")),
+    ("yarn-llama-2-7b-64k", include_str!("recipes/yarn-llama-2-7b-64k.toml")),
+    ("yarn-llama-2-7b-128k", include_str!("recipes/yarn-llama-2-7b-128k.toml")),
+    ("pi-llama-7b-32k", include_str!("recipes/pi-llama-7b-32k.toml")),
+    ("abf-llama-2-7b-32k", include_str!("recipes/abf-llama-2-7b-32k.toml")),
+    ("longlora-7b-32k", include_str!("recipes/longlora-7b-32k.toml")),
+    ("qlora-7b-16k", include_str!("recipes/qlora-7b-16k.toml")),
     ("demo", include_str!("recipes/demo.toml")),
     ("demo-8x", include_str!("recipes/demo-8x.toml")),
     ("methods", include_str!("recipes/methods.toml")),
@@ -38,6 +49,17 @@ pub fn study(name: &str, settings: &[String], short: bool) -> Result<Study, Fail
     let text = text(name)?;
     let study = Study::layered(&text, settings).map_err(|failure| failure.within_lines(&format!("{name}: ")))?;
     Ok(if short { study.shortened() } else { study })
+}
+
+/// Every training recipe that is built in, in the order of the list.
+///
+/// # Errors
+///
+/// When one is wrong, which the tests rule out.
+pub fn trainings() -> Result<Vec<Recipe>, Failure> {
+    // Studies have a `base` where recipes have stages.
+    let is_training = |text: &&str| text.contains("\n[[stage]]");
+    BUILT_IN.iter().map(|(_, text)| *text).filter(is_training).map(Recipe::parse).collect()
 }
 
 fn text(name: &str) -> Result<String, Failure> {

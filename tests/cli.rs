@@ -8,7 +8,7 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 31] = [
+const COMMANDS: [(&str, &[&str]); 33] = [
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),
@@ -56,6 +56,8 @@ const COMMANDS: [(&str, &[&str]); 31] = [
             "--json",
         ],
     ),
+    ("plan", &["<RECIPE>", "--gpu", "--set", "--choose", "--out", "--json"]),
+    ("recipes", &["--gpu", "--json"]),
     ("train", &["<RECIPE>", "--set", "--resume", "--allow-change", "--out", "--device", "--dry-run"]),
     ("run", &["<STUDY>", "--set", "--out", "--short", "--device"]),
     ("sweep", &["<STUDY>", "--set", "--out", "--short", "--device"]),

@@ -32,6 +32,8 @@ mod parity;
 mod pieces;
 /// From a recipe to a report and an exported folder, each command on what the one before it wrote.
 mod pipeline;
+/// What a run will hold, beside what it holds; every built-in recipe in small.
+mod planning;
 /// The retrieval commands: grids, samples, resuming, refusals, and results of other programs.
 mod retrieval;
 /// Position parameters found by measuring.

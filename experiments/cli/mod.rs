@@ -10,7 +10,9 @@ mod inspect;
 mod kernels;
 mod options;
 mod output;
+mod plan;
 pub use output::print;
+mod recipes;
 mod report;
 mod run;
 mod score;
@@ -54,6 +56,10 @@ enum Command {
     Eval(eval::Eval),
     /// Find position parameters by measuring: LongRoPE's divisors
     Search(search::Search),
+    /// Say what a recipe takes before it is run: memory, speed, hours, what to change
+    Plan(plan::PlanCommand),
+    /// List the training recipes that are built in
+    Recipes(recipes::Recipes),
     /// Train a recipe
     Train(train::Train),
     /// Run a study: variants, evaluation, report
@@ -96,6 +102,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Export(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Search(command) => command.run(),
+        Command::Plan(command) => command.run(),
+        Command::Recipes(command) => command.run(),
         Command::Train(command) => command.run(),
         Command::Run(command) => command.run(),
         Command::Sweep(command) => command.run(),

@@ -35,7 +35,8 @@ enum Lines {
     Rewritten,
 }
 
-/// Sets `a.b=value`; the value is TOML, or else a plain string. `[[stage]]` items are numbered from 0: `stage.0.steps=5`.
+/// Sets `a.b=value`; the value is TOML, or else a plain string. Items of lists are numbered from 0, `stage.0.steps=5`, or
+/// known by their `name`, `source.books.min_tokens=9`.
 fn apply(table: &mut toml::Table, setting: &str) -> Result<(), Failure> {
     let Some((path, text)) = setting.split_once('=') else {
         return Err(Failure::config(format!("--set {setting}: expected KEY=VALUE")));
@@ -57,9 +58,7 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<(), Failure> {
     for key in &parents[1..] {
         place = match place {
             Value::Table(inner) => inner.entry(*key).or_insert_with(|| Value::Table(toml::Table::new())),
-            Value::Array(items) => {
-                key.parse().ok().and_then(|n: usize| items.get_mut(n)).ok_or_else(|| no_such(key))?
-            }
+            Value::Array(items) => item(items, key).ok_or_else(|| no_such(key))?,
             _ => return Err(no_such(key)),
         };
     }
@@ -68,12 +67,18 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<(), Failure> {
             inner.insert((*last).to_owned(), value);
         }
         Value::Array(items) => {
-            let item = last.parse().ok().and_then(|n: usize| items.get_mut(n)).ok_or_else(|| no_such(last))?;
-            *item = value;
+            *item(items, last).ok_or_else(|| no_such(last))? = value;
         }
         _ => return Err(no_such(last)),
     }
     Ok(())
+}
+
+/// The item of a list that `key` means: its number, or its name.
+fn item<'a>(items: &'a mut [Value], key: &str) -> Option<&'a mut Value> {
+    let named = |item: &Value| item.get("name").and_then(Value::as_str) == Some(key);
+    let place = key.parse().ok().or_else(|| items.iter().position(named))?;
+    items.get_mut(place)
 }
 
 fn parsed(text: &str) -> Value {
@@ -193,6 +198,16 @@ mod tests {
         let text = "rate = 1.0\n[[stage]]\nsteps = 3\n";
         let sample: Sample = read(text, &["rate=0.5".into(), "stage.0.steps=9".into()]).unwrap();
         assert_eq!((sample.rate, sample.stage[0].steps), (0.5, 9));
+    }
+
+    #[test]
+    fn an_item_of_a_list_is_reached_by_its_name_too() {
+        let text = "[[source]]\nname = 'web'\nsize = 1\n[[source]]\nname = 'books'\nsize = 2\n";
+        let table: toml::Table = read(text, &["source.books.size=5".into(), "source.0.size=4".into()]).unwrap();
+        let sizes: Vec<i64> =
+            table["source"].as_array().unwrap().iter().map(|it| it["size"].as_integer().unwrap()).collect();
+        assert_eq!(sizes, [4, 5]);
+        assert!(read::<toml::Table>(text, &["source.news.size=5".into()]).is_err());
     }
 
     #[test]

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
+    /// Who chooses what follows.
+    #[serde(skip_serializing_if = "Policy::is_recipe")]
+    pub policy: Policy,
     /// What the optimizer keeps of each parameter.
     pub optimizer: OptimizerState,
     /// When gradients are used.
@@ -21,6 +24,38 @@ pub struct Memory {
     pub mlp_tokens: usize,
     /// Tokens whose logits exist at once, forward and backward; 0: chosen by size.
     pub loss_tokens: usize,
+}
+
+/// Who chooses how memory is spent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// The recipe.
+    #[default]
+    Recipe,
+    /// The planner, for the device that the run is on; the recipe says nothing else then.
+    Auto,
+}
+
+impl Policy {
+    fn is_recipe(&self) -> bool {
+        *self == Self::Recipe
+    }
+}
+
+impl Memory {
+    /// What is wrong with it: the field and a sentence, each.
+    pub fn findings(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if self.policy == Policy::Auto && *self != (Self { policy: Policy::Auto, ..Self::default() }) {
+            found
+                .push(("policy", "with \"auto\" the planner chooses, and no other key may stand beside it".to_owned()));
+        }
+        if self.offload && !matches!(self.activations, Activations::Attention | Activations::Layers) {
+            found.push(("offload", "needs activations = \"attention\" or \"layers\"".to_owned()));
+        }
+        found
+    }
 }
 
 /// What the optimizer keeps of each parameter.

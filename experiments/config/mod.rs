@@ -1,5 +1,6 @@
 //! Recipes and settings.
 
+mod about;
 mod adapter;
 pub mod layers;
 mod matrix;
@@ -9,9 +10,10 @@ mod recipe;
 mod study;
 mod task;
 
+pub use about::{About, ExpectedPerplexity};
 pub use adapter::{Adapter, Base, Whole};
 pub use matrix::Matrix;
-pub use memory::{Activations, Gradients, Memory, OptimizerState};
+pub use memory::{Activations, Gradients, Memory, OptimizerState, Policy};
 pub use method::{Method, read_factors};
 pub use recipe::{
     CheckpointPolicy, Dtype, ModelSource, NewModel, Optimizer, PositionChange, Recipe, Source, SourceKind, Stage,

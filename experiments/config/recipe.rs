@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Gradients, Memory, layers};
+use super::{About, Adapter, ExpectedPerplexity, Gradients, Memory, layers};
 use crate::data::{Format, OnBadLine, SourceSpec};
 use crate::error::Failure;
 use crate::train::{AdamConfig, Decay, Decayed};
@@ -46,6 +46,12 @@ pub struct Recipe {
     /// Documents that training text must not overlap with, by path.
     #[serde(default)]
     pub held_out: Vec<String>,
+    /// Whose system it reproduces, and on what.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub about: About,
+    /// Perplexities published for models made by it, or by its like.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expected: Vec<ExpectedPerplexity>,
 }
 
 /// Where the weights come from: exactly one of `from` and `new`.
@@ -343,6 +349,15 @@ impl Recipe {
             self.model.new.is_none() || self.model.tokenizer.is_some(),
             "model.tokenizer: a new model needs one".into(),
         );
+        for (field, what) in self.memory.findings() {
+            expect(false, format!("memory.{field}: {what}"));
+        }
+        for (index, expected) in self.expected.iter().enumerate() {
+            expect(
+                expected.is_a_band(),
+                format!("expected {}: low and high must be a band of perplexities", index + 1),
+            );
+        }
         self.check_optimizer(&mut expect);
         self.check_sources(&mut expect);
         self.check_stages(&mut expect);

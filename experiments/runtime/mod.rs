@@ -1,4 +1,4 @@
-//! What every command shares: device, run folder, progress, signals, provenance.
+//! What every command shares: device, run folder, memory, progress, signals, provenance.
 
 pub mod device;
 pub mod memory;
@@ -6,6 +6,7 @@ pub mod progress;
 pub mod provenance;
 pub mod run_dir;
 pub mod signals;
+pub mod tensors;
 
 /// A line on standard error. Where that is gone, as after a terminal was closed, the line is lost and the work goes on:
 /// `eprintln!` would panic.

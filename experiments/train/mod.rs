@@ -3,6 +3,7 @@
 mod agreement;
 mod checkpoint;
 mod feed;
+mod forecast;
 mod loss;
 mod metrics;
 mod optim;
@@ -22,7 +23,7 @@ pub use loss::{UNCOUNTED, loss_rows, summed_loss, weighted_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, Arrival, BLOCK, Decayed, Keeping, Reduction, Shard, Slot, clip_factor};
 pub use persist::{Resumed, restore_masters};
-pub use run::{RunOptions, check_lengths, train, train_model};
+pub use run::{RunOptions, check_lengths, new_config, train, train_model};
 pub use schedule::{Decay, Schedule};
 pub use sources::{TextSources, encoder_of, overlap_page, spec_at, spec_of};
 pub use step::{NotFinite, Outcome};

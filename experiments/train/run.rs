@@ -8,15 +8,17 @@ use serde_json::{Value, json};
 
 use eval::report::{Provenance, Report, SCHEMA_VERSION};
 
+use super::forecast::Forecast;
 use super::metrics::read_metrics;
 use super::persist::Resumed;
 use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
-use crate::config::{NewModel, Recipe};
+use crate::config::{NewModel, Policy, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
 use crate::model::gguf::GgufCheckpoint;
 use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder, backend_on};
+use crate::plan::{Card, chosen_memory};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
 use crate::runtime::run_dir::RunDir;
@@ -77,6 +79,7 @@ pub fn train_model(
 ) -> Result<ModelFolder, Failure> {
     let model = model.with_positions(recipe.positions.as_ref())?;
     check_lengths(&recipe, &model.llama.config.positions)?;
+    let recipe = settled(recipe, &model)?;
     let run = RunDir::open(&options.out)?;
     let mut recorder = Recorder::new();
     recorder.seeds.insert("run".into(), recipe.seed);
@@ -88,6 +91,7 @@ pub fn train_model(
     say!("{}", account.trim_end());
     let provenance = recorder.provenance(model.device(), model.kind(), json!(recipe));
     let (label, resolved) = (recipe.name.clone(), recipe.clone());
+    let forecast = Forecast::new(&recipe, &model);
     let mut trainer = Trainer::new(recipe, model, sources, run.path())?;
     trainer.check_stages()?;
     if options.dry_run {
@@ -107,12 +111,35 @@ pub fn train_model(
         }
     }
     trainer.run(&run, stop, &label)?;
+    if let Some(line) = forecast.account(&run)? {
+        say!("{label}: {line}");
+        run.log(&line);
+    }
     let tokens = trainer.tokens();
     let model = trainer.into_model();
     let provenance = recorder.provenance(model.device(), model.kind(), json!(resolved));
     run.write_json("provenance.json", &provenance)?;
     report(&run, &model, &label, provenance, tokens)?;
     Ok(model)
+}
+
+/// The recipe with its policies of memory chosen, if it leaves them to the planner.
+fn settled(mut recipe: Recipe, model: &ModelFolder) -> Result<Recipe, Failure> {
+    if recipe.memory.policy == Policy::Recipe {
+        return Ok(recipe);
+    }
+    let card = Card::at(model.device());
+    let Some(memory) = chosen_memory(&recipe, &model.llama.config, &card) else {
+        return Err(Failure::config(format!(
+            "memory.policy: no policy makes the run fit the {:.1} GB of {}; `bowline plan` says what is missing",
+            card.bytes as f64 / 1e9,
+            card.name
+        )));
+    };
+    recipe.memory = memory;
+    let chosen = toml::to_string(&memory).map_err(|error| Failure::config(error.to_string()))?;
+    say!("memory: the planner chose {}", chosen.trim_end().replace('\n', ", "));
+    Ok(recipe)
 }
 
 /// That every stage fits into the context of a model.
@@ -151,9 +178,7 @@ fn report(run: &RunDir, model: &ModelFolder, name: &str, provenance: Provenance,
 
 /// A model with random weights and the recipe's tokenizer.
 fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<ModelFolder, Failure> {
-    let place = recipe.model.tokenizer.as_deref().unwrap_or_default();
-    let dir = tokenizer_folder(place)?;
-    let tokenizer = tokenizer_at(&dir)?;
+    let (dir, tokenizer) = new_tokenizer(recipe)?;
     let config = ModelConfig::from_hf(&config_of(shape, &tokenizer))?;
     let kind = load.kind.unwrap_or(tch::Kind::Float);
     let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
@@ -168,6 +193,23 @@ fn tokenizer_at(place: &Path) -> Result<Tokenizer, Failure> {
         return GgufCheckpoint::open(place)?.tokenizer(LARGEST_VOCAB)?.ok_or_else(missing);
     }
     Ok(Tokenizer::from_file(&place.join("tokenizer.json"), LARGEST_VOCAB)?)
+}
+
+/// The configuration of the new model that a recipe describes.
+///
+/// # Errors
+///
+/// When it describes none, or its tokenizer cannot be read.
+pub fn new_config(recipe: &Recipe) -> Result<ModelConfig, Failure> {
+    let shape = recipe.model.new.as_ref().ok_or_else(|| Failure::config("model: give `from` or `new`"))?;
+    ModelConfig::from_hf(&config_of(shape, &new_tokenizer(recipe)?.1))
+}
+
+/// The tokenizer of a new model and its folder.
+fn new_tokenizer(recipe: &Recipe) -> Result<(PathBuf, Tokenizer), Failure> {
+    let dir = tokenizer_folder(recipe.model.tokenizer.as_deref().unwrap_or_default())?;
+    let tokenizer = tokenizer_at(&dir)?;
+    Ok((dir, tokenizer))
 }
 
 /// The folder of a tokenizer: `bundled`, or a model as everywhere else.

@@ -86,6 +86,11 @@ char *bowline_cuda_memory(int device, int64_t *now, int64_t *peak, int64_t *peak
   });
 }
 
+// Bytes of a device that programs can have, of all of them together.
+char *bowline_cuda_capacity(int device, size_t *bytes) {
+  return guarded([&] { *bytes = allocator_of_cuda()->getMemoryInfo(static_cast<c10::DeviceIndex>(device)).second; });
+}
+
 char *bowline_reset_cuda_peak(int device) {
   return guarded([&] { allocator_of_cuda()->resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
 }

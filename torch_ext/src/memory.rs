@@ -39,6 +39,7 @@ unsafe extern "C" {
     fn bowline_host_memory(now: *mut i64, peak: *mut i64);
     fn bowline_reset_host_peak();
     fn bowline_cuda_memory(device: c_int, now: *mut i64, peak: *mut i64, peak_reserved: *mut i64) -> *mut c_char;
+    fn bowline_cuda_capacity(device: c_int, bytes: *mut usize) -> *mut c_char;
     fn bowline_reset_cuda_peak(device: c_int) -> *mut c_char;
 }
 
@@ -80,6 +81,18 @@ pub fn reset_peak(device: Device) -> Result<(), MemoryError> {
     // SAFETY: takes nothing.
     unsafe { bowline_reset_host_peak() };
     Ok(())
+}
+
+/// Bytes that a CUDA device has for programs, taken or not.
+///
+/// # Errors
+///
+/// When libtorch has no such device, or it is none of CUDA's.
+pub fn capacity(device: Device) -> Result<u64, MemoryError> {
+    let (number, mut bytes) = (number(device)?, 0);
+    // SAFETY: a number to write to.
+    taken(unsafe { bowline_cuda_capacity(number, &raw mut bytes) })?;
+    Ok(bytes as u64)
 }
 
 fn count_host() -> Result<(), MemoryError> {

@@ -1,0 +1,117 @@
+//! What of a model, an adapter and a precision the bytes and the arithmetic of a step follow from.
+
+use tch::Kind;
+
+use crate::config::{Adapter, Base, Dtype, Whole};
+use crate::model::{Footprint, ModelConfig};
+
+/// A parameter that is trained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trained {
+    /// Name, as in a checkpoint.
+    pub name: String,
+    /// Its numbers.
+    pub numel: u64,
+}
+
+/// Name of the token embedding.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Sizes of a model under a recipe's adapter and element type.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// What a pass through the model holds.
+    pub footprint: Footprint,
+    /// Whether embedding and head are one.
+    pub tied: bool,
+    /// Element type of weights and activations.
+    pub kind: Kind,
+    /// Parameters of the model without adapters.
+    pub parameters: u64,
+    /// Parameters in the matrices of the blocks.
+    pub block_matrices: u64,
+    /// Parameters of the base that are held in NF4.
+    pub quantised: u64,
+    /// Parameters of adapters.
+    pub adapters: u64,
+    /// What is trained.
+    pub trained: Vec<Trained>,
+}
+
+impl Sizes {
+    /// Of a model that is trained with `adapter`, or whole.
+    pub fn new(config: &ModelConfig, dtype: Dtype, adapter: Option<&Adapter>) -> Self {
+        let kind = crate::runtime::device::kind(dtype);
+        let all: Vec<(String, Vec<usize>)> = config.expected_tensors();
+        let is_block_matrix = |name: &str| name.ends_with("_proj.weight");
+        let numel = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
+        let (mut block_matrices, mut trained) = (0, Vec::new());
+        for (name, shape) in &all {
+            block_matrices += if is_block_matrix(name) { numel(shape) } else { 0 };
+            if adapter.is_none_or(|adapter| trains_whole(adapter, name)) {
+                trained.push(Trained { name: name.clone(), numel: numel(shape) });
+            }
+            if let (Some(adapter), [out, into]) = (adapter.filter(|it| targets(it, name)), shape.as_slice()) {
+                let base = name.trim_end_matches(".weight");
+                let rank = adapter.rank as u64;
+                trained.push(Trained { name: format!("{base}.lora_A.weight"), numel: rank * *into as u64 });
+                trained.push(Trained { name: format!("{base}.lora_B.weight"), numel: rank * *out as u64 });
+            }
+        }
+        let is_adapter = |it: &&Trained| it.name.contains(".lora_");
+        let adapters = trained.iter().filter(is_adapter).map(|it| it.numel).sum();
+        let quantised = if adapter.is_some_and(|it| it.base == Base::Nf4) { block_matrices } else { 0 };
+        Self {
+            footprint: Footprint::of(config, kind),
+            tied: config.tied,
+            kind,
+            parameters: all.iter().map(|(_, shape)| numel(shape)).sum(),
+            block_matrices,
+            quantised,
+            adapters,
+            trained,
+        }
+    }
+
+    /// Bytes of a number of weights and activations.
+    pub fn width(&self) -> u64 {
+        self.kind.elt_size_in_bytes() as u64
+    }
+
+    /// Numbers that are trained.
+    pub fn trained_parameters(&self) -> u64 {
+        self.trained.iter().map(|it| it.numel).sum()
+    }
+
+    /// Parameters that a token is multiplied with: matrices of the blocks and the head.
+    pub fn multiplied(&self) -> u64 {
+        self.block_matrices + self.footprint.hidden * self.footprint.vocab
+    }
+
+    /// Of those, the ones whose gradients are computed.
+    pub fn multiplied_and_trained(&self) -> u64 {
+        let of_blocks = self.trained.iter().filter(|it| it.name.ends_with("_proj.weight")).map(|it| it.numel);
+        let head = if self.trains_head() { self.footprint.hidden * self.footprint.vocab } else { 0 };
+        of_blocks.sum::<u64>() + head
+    }
+
+    /// Whether the output head is trained.
+    pub fn trains_head(&self) -> bool {
+        let head = if self.tied { EMBEDDING } else { "lm_head.weight" };
+        self.trained.iter().any(|it| it.name == head)
+    }
+}
+
+/// Whether a projection of a block has an adapter.
+fn targets(adapter: &Adapter, name: &str) -> bool {
+    let own = name.trim_end_matches(".weight").rsplit('.').next().unwrap_or(name);
+    adapter.targets.iter().any(|target| target == own)
+}
+
+/// Whether a parameter of the base is trained beside the adapters.
+fn trains_whole(adapter: &Adapter, name: &str) -> bool {
+    match name {
+        EMBEDDING | "lm_head.weight" => adapter.also.contains(&Whole::Embedding),
+        name => name.ends_with("norm.weight") && adapter.also.contains(&Whole::Norms),
+    }
+}

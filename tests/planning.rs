@@ -1,0 +1,153 @@
+//! Plans beside what runs really hold, and every built-in recipe on a small model.
+
+use std::path::Path;
+
+use bowline::config::{Policy, Recipe};
+use bowline::recipes;
+use serde_json::Value;
+
+use super::support::program::bowline;
+use super::support::{json, tiny};
+
+/// A model large enough that what a step holds is not lost among small things, and steps that take a second.
+const SHAPE: [&str; 6] = [
+    "model.new.hidden_size=128",
+    "model.new.intermediate_size=352",
+    "model.new.num_hidden_layers=4",
+    "model.new.num_attention_heads=4",
+    "model.new.num_key_value_heads=2",
+    "model.new.max_position_embeddings=1024",
+];
+
+/// Planned and measured bytes of tensors of a short run under `settings`.
+fn planned_and_measured(settings: &[&str]) -> (f64, f64) {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = tiny::one_stage(&tiny::write_text(dir.path()), 3);
+    tiny::write(dir.path(), "recipe.toml", &recipe);
+    let shape = SHAPE.iter().chain(settings).flat_map(|setting| ["--set", *setting]);
+    let arguments = ["train", "recipe.toml", "--out", "run", "--device", "cpu"].into_iter().chain(shape);
+    let ran = bowline(dir.path(), arguments).expect(0);
+    assert!(ran.err.contains("memory: ") && ran.err.contains("planned"), "{ran}");
+    let account = json(&dir.path().join("run/memory.json"));
+    let bytes = |key: &str| account[key].as_f64().unwrap();
+    (bytes("planned_bytes"), bytes("measured_bytes"))
+}
+
+#[test]
+fn what_was_planned_is_what_a_run_holds() {
+    let cases: [&[&str]; 4] = [
+        // Mostly activations.
+        &["stage.0.length=512", "stage.0.batch=4"],
+        // Mostly logits.
+        &["stage.0.length=1024", "stage.0.batch=2", "model.new.num_hidden_layers=1"],
+        // Mostly state.
+        &["stage.0.length=32", "stage.0.batch=1", "model.new.hidden_size=256", "model.new.intermediate_size=1024"],
+        // Several passes of bfloat16.
+        &["stage.0.length=512", "stage.0.batch=2", "stage.0.micro_batch=1", "model.dtype=bfloat16"],
+    ];
+    for settings in cases {
+        let (planned, measured) = planned_and_measured(settings);
+        println!("{settings:?}: planned {planned:.3e}, measured {measured:.3e}, ratio {:.3}", planned / measured);
+        assert!((planned / measured - 1.0).abs() < 0.15, "{settings:?}: planned {planned}, measured {measured}");
+    }
+}
+
+/// The settings that make a recipe small: its policies, method and adapter stay, its model, lengths and text do not.
+fn shrunken(recipe: &Recipe, model: &Path, text: &Path) -> Vec<String> {
+    let mut settings = vec![format!("model.from={}", model.display()), "checkpoint.every=0".to_owned()];
+    for (index, source) in recipe.sources.iter().enumerate().filter(|(_, source)| !source.paths.is_empty()) {
+        assert!(!source.name.is_empty());
+        settings.push(format!("source.{index}.paths=[{:?}]", text.display().to_string()));
+        settings.push(format!("source.{index}.min_tokens=0"));
+    }
+    let longest = recipe.longest();
+    for (index, stage) in recipe.stages.iter().enumerate() {
+        // One pass stays one pass, several stay several.
+        let passes = if stage.micro() == stage.batch { 1 } else { 2 };
+        let small =
+            [("length", (64 * stage.length / longest).max(16)), ("batch", passes), ("micro_batch", 1), ("steps", 2)];
+        settings.extend(small.map(|(key, value)| format!("stage.{index}.{key}={value}")));
+    }
+    for key in ["mlp_tokens", "loss_tokens"] {
+        let now = if key == "mlp_tokens" { recipe.memory.mlp_tokens } else { recipe.memory.loss_tokens };
+        settings.extend((now > 0).then(|| format!("memory.{key}=24")));
+    }
+    settings
+}
+
+#[test]
+fn every_recipe_trains_a_small_model() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, text) = (home.path().join("model"), tiny::write_text(home.path()));
+    tiny::write_model(&model);
+    let all = recipes::trainings().unwrap();
+    assert!(all.len() >= 13, "{}", all.len());
+    for recipe in all.iter().filter(|recipe| recipe.model.new.is_none()) {
+        let settings = shrunken(recipe, &model, &text);
+        let settings = settings.iter().flat_map(|setting| ["--set", setting.as_str()]);
+        let arguments = ["train", &recipe.name, "--out", &recipe.name, "--device", "cpu"].into_iter().chain(settings);
+        let ran = bowline(home.path(), arguments).expect(0);
+        assert!(ran.err.contains("memory: "), "{ran}");
+        let metrics = std::fs::read_to_string(home.path().join(&recipe.name).join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = metrics
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
+            .collect();
+        assert_eq!(losses.len(), 2 * recipe.stages.len(), "{}", recipe.name);
+        assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 1.0), "{}: {losses:?}", recipe.name);
+    }
+}
+
+#[test]
+fn policies_left_to_the_planner_are_settled_and_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    tiny::write(dir.path(), "recipe.toml", &tiny::one_stage(&tiny::write_text(dir.path()), 2));
+    let auto = ["train", "recipe.toml", "--out", "run", "--device", "cpu", "--set", "memory.policy=auto"];
+    let ran = bowline(dir.path(), auto).expect(0);
+    assert!(ran.err.contains("memory: the planner chose"), "{ran}");
+    let resolved = std::fs::read_to_string(dir.path().join("run/resolved.toml")).unwrap();
+    assert_eq!(Recipe::parse(&resolved).unwrap().memory.policy, Policy::Recipe, "{resolved}");
+    let mixed = ["--set", "memory.activations=layers"];
+    let ran = bowline(dir.path(), auto.iter().chain(&mixed)).expect(2);
+    assert!(ran.err.contains("memory.policy"), "{ran}");
+}
+
+#[test]
+fn a_plan_is_printed_and_its_exit_code_says_whether_it_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |arguments: &[&str], code| bowline(dir.path(), ["plan"].iter().chain(arguments)).expect(code);
+    let missing = plan(&["llama-2-7b-32k", "--json"], 1);
+    let found = missing.json();
+    for field in ["peak_bytes", "categories", "fits", "tokens_per_second", "hours", "advice", "checks", "mfu_causal"] {
+        assert!(!found[field].is_null(), "{field}: {found}");
+    }
+    assert!(found["fits"] == true && missing.err.contains("source.books"), "{missing}");
+    assert_eq!(missing.err.lines().count(), 1, "{missing}");
+    let too_much = plan(&["llama-2-7b-32k", "--gpu", "rtx4090-24g"], 1);
+    assert!(too_much.out.contains("does not fit") && too_much.out.contains("advice"), "{too_much}");
+    assert!(plan(&["extend-4x"], 0).out.contains("check      ok: source.books"));
+    plan(&["extend-4x", "--gpu", "tpu"], 2);
+    plan(&["no-such-recipe"], 2);
+    let chosen = plan(&["llama-2-7b-32k", "--gpu", "h200-141g", "--choose"], 0).out;
+    let text = recipes_with(&chosen);
+    assert!(Recipe::parse(&text).is_ok(), "{chosen}");
+}
+
+/// A recipe with the table in it.
+fn recipes_with(memory: &str) -> String {
+    format!("{}\n{memory}", tiny::recipe(Path::new("text")))
+}
+
+#[test]
+fn the_list_of_recipes_says_what_each_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let listed = bowline(dir.path(), ["recipes", "--json"]).expect(0).json();
+    let rows = listed.as_array().unwrap();
+    let yarn = rows.iter().find(|row| row["name"] == "yarn-llama-2-7b-64k").unwrap();
+    assert_eq!((yarn["method"].as_str(), yarn["context"].as_u64()), (Some("yarn:factor=16"), Some(65_536)));
+    assert!(yarn["hours"].as_f64().unwrap() > 1.0 && yarn["fits"] == true, "{yarn}");
+    assert!(yarn["expected"].as_array().unwrap().len() >= 3, "{yarn}");
+    let page = bowline(dir.path(), ["recipes", "--gpu", "h100-80g"]).expect(0).out;
+    assert_eq!(page.lines().take_while(|line| !line.is_empty()).count(), rows.len() + 1, "{page}");
+    assert!(page.contains("qlora-7b-16k") && page.contains("Proof-pile, P2 at 65536"), "{page}");
+}
