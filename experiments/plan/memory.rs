@@ -2,7 +2,7 @@
 //!
 //! What stands throughout: weights, the optimizer's state, gradients. Onto that come, in turn, what every block keeps of every
 //! token and the insides of the loss; the same and the insides of the first block to go backward; and what the
-//! optimizer's step converts. [`Footprint`] counts what a pass holds, [`AdamW`] state and gradients; here they are put together.
+//! optimizer's step converts. [`Footprint`](crate::model::Footprint) counts what a pass holds, [`AdamW`] state and gradients; here they are put together.
 
 use serde::Serialize;
 use tch::Kind;
@@ -10,7 +10,6 @@ use tch::Kind;
 use super::card::Card;
 use super::sizes::{EMBEDDING, Sizes};
 use crate::config::{Gradients, Memory, OptimizerState, Stage};
-use crate::model::Footprint;
 use crate::train::AdamW;
 
 /// Bytes on the device at one moment, by what they are for.
