@@ -3,6 +3,7 @@
 use std::fs;
 
 use serde::Serialize;
+use torch_ext::cuda::Arch;
 
 use crate::error::Failure;
 
@@ -14,6 +15,9 @@ type Curve = Vec<(f64, f64)>;
 pub struct Card {
     /// Name that `--gpu` takes.
     pub name: &'static str,
+    /// Architecture of its kernels; none for a CPU.
+    #[serde(skip)]
+    pub arch: Option<Arch>,
     /// Bytes that the driver gives to programs.
     pub bytes: u64,
     /// Bytes of those that the driver's context and the libraries' workspaces take.
@@ -76,6 +80,7 @@ impl Card {
     pub fn named(name: &str) -> Result<Self, Failure> {
         let hopper = |name, gibibytes: f64, copy_bytes| Self {
             name,
+            arch: Some(Arch::SM_90A),
             bytes: (gibibytes * GIB) as u64,
             context_bytes: 600 << 20,
             reserve: 0.04,
@@ -92,6 +97,7 @@ impl Card {
             "h100-80g" => Ok(hopper("h100-80g", 79.1, 3.0e12)),
             "h200-141g" => Ok(hopper("h200-141g", 139.7, 4.3e12)),
             "a100-80g" => Ok(Self {
+                arch: Some(Arch::SM_80),
                 peak_flops: 312e12,
                 matrix_flops: 250e12,
                 attention_forward: vec![(0.0, 187e12)],
@@ -101,6 +107,7 @@ impl Card {
                 ..hopper("a100-80g", 79.1, 1.73e12)
             }),
             "rtx4090-24g" => Ok(Self {
+                arch: Some(Arch::SM_89),
                 peak_flops: 165e12,
                 matrix_flops: 132e12,
                 attention_forward: vec![(0.0, 99e12)],
@@ -130,6 +137,7 @@ impl Card {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
         Self {
             name: CPU,
+            arch: None,
             bytes: host_memory("MemTotal:").unwrap_or(u64::MAX),
             context_bytes: 300 << 20,
             reserve: 0.0,
@@ -147,7 +155,7 @@ impl Card {
 
     /// What libtorch calls it.
     pub fn device(&self) -> tch::Device {
-        if self.name == CPU { tch::Device::Cpu } else { tch::Device::Cuda(0) }
+        if self.arch.is_none() { tch::Device::Cpu } else { tch::Device::Cuda(0) }
     }
 
     /// Causal FLOP/s of attention at a length, forward and backward.

@@ -108,7 +108,7 @@ impl StepMemory {
             weights: weight_bytes(sizes),
             optimizer: if memory.optimizer_on_host { 0 } else { state },
             gradients: gradient_bytes(sizes, memory, passes),
-            activations: of_all(footprint.kept(memory)) - parked,
+            activations: of_all(sizes.kept(memory)) - parked,
             context: card.context_bytes,
             ..Categories::default()
         };

@@ -5,6 +5,7 @@
 //! [`Card`] says what a device holds and how fast it is, [`Setting`] compares policies.
 
 mod advice;
+mod attention;
 mod card;
 mod checks;
 mod memory;
@@ -117,7 +118,7 @@ pub fn config_of(recipe: &Recipe) -> Result<ModelConfig, Failure> {
 impl Plan {
     /// The plan of a recipe on a model of `config`, into the run folder `out`.
     pub fn new(recipe: &Recipe, config: &ModelConfig, card: Card, out: &Path) -> Self {
-        let sizes = Sizes::new(config, recipe.model.dtype, recipe.adapter.as_ref());
+        let sizes = Sizes::of(recipe, config, &card);
         let steps: Vec<StepMemory> =
             recipe.stages.iter().map(|stage| StepMemory::new(&sizes, &recipe.memory, stage, &card)).collect();
         let peaks = steps.iter().map(StepMemory::peak);
@@ -194,6 +195,6 @@ fn hours_by_phase(setting: &Setting<'_>) -> Vec<PhaseHours> {
 
 /// The policies that serve a device best for a recipe; none where nothing fits.
 pub fn chosen_memory(recipe: &Recipe, config: &ModelConfig, card: &Card) -> Option<Memory> {
-    let sizes = Sizes::new(config, recipe.model.dtype, recipe.adapter.as_ref());
+    let sizes = Sizes::of(recipe, config, card);
     Setting { sizes: &sizes, memory: &recipe.memory, stages: &recipe.stages, card }.chosen()
 }

@@ -2,7 +2,9 @@
 
 use tch::Kind;
 
-use crate::config::{Adapter, Base, Dtype, Whole};
+use super::attention::goes_back_alone;
+use super::card::Card;
+use crate::config::{Activations, Adapter, Base, Dtype, Memory, Recipe, Whole};
 use crate::model::{Footprint, ModelConfig};
 
 /// A parameter that is trained.
@@ -22,6 +24,8 @@ pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 pub struct Sizes {
     /// What a pass through the model holds.
     pub footprint: Footprint,
+    /// Whether attention keeps its output and log-sum-exp alone, and not queries, keys and values as well.
+    pub attention_alone: bool,
     /// Whether embedding and head are one.
     pub tied: bool,
     /// Element type of weights and activations.
@@ -63,6 +67,7 @@ impl Sizes {
         let quantised = if adapter.is_some_and(|it| it.base == Base::Nf4) { block_matrices } else { 0 };
         Self {
             footprint: Footprint::of(config, kind),
+            attention_alone: true,
             tied: config.tied,
             kind,
             parameters: all.iter().map(|(_, shape)| numel(shape)).sum(),
@@ -71,6 +76,20 @@ impl Sizes {
             adapters,
             trained,
         }
+    }
+
+    /// Of a recipe on a device.
+    pub fn of(recipe: &Recipe, config: &ModelConfig, card: &Card) -> Self {
+        let sizes = Self::new(config, recipe.model.dtype, recipe.adapter.as_ref());
+        let attention_alone = goes_back_alone(&recipe.model.backend, config, recipe.longest(), sizes.kind, card);
+        Self { attention_alone, ..sizes }
+    }
+
+    /// Bytes that a token leaves in a block.
+    pub fn kept(&self, memory: &Memory) -> u64 {
+        let Footprint { queries, keys, width, .. } = self.footprint;
+        let as_well = memory.activations == Activations::Attention && !self.attention_alone;
+        self.footprint.kept(memory) + if as_well { width * (queries + 2 * keys) } else { 0 }
     }
 
     /// Bytes of a number of weights and activations.

@@ -30,7 +30,8 @@ pub fn phases(sizes: &Sizes, memory: &Memory, stage: &Stage, card: &Card) -> Vec
     let matrix = |flops: f64| flops / card.matrix_flops;
     let forward = matrix(2.0 * sizes.multiplied() as f64 * tokens);
     let weights = matrix(2.0 * sizes.multiplied_and_trained() as f64 * tokens);
-    let again = matrix(2.0 * sizes.block_matrices as f64 * tokens);
+    // The last product of the MLP is never computed again: no derivative reads what comes of it.
+    let again = matrix(2.0 * (sizes.block_matrices - last_products(sizes)) as f64 * tokens);
     let (rate, rate_back) = card.attention_flops(length);
     // A query sees (length + 1) / 2 keys on average.
     let scores = 2.0 * score_width(sizes) * (length + 1.0) * tokens;
@@ -54,6 +55,11 @@ pub fn phases(sizes: &Sizes, memory: &Memory, stage: &Stage, card: &Card) -> Vec
     phases.push(Phase { name: "offload beyond the rest", seconds: (moved / card.link_bytes - hidden).max(0.0) });
     phases.retain(|phase| phase.seconds > 0.0);
     phases
+}
+
+/// Parameters of the products that end the MLPs.
+fn last_products(sizes: &Sizes) -> u64 {
+    sizes.footprint.layers * sizes.footprint.hidden * sizes.footprint.inner
 }
 
 /// Numbers of all queries of a token: what each key that it sees is multiplied with.

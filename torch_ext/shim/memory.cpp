@@ -4,11 +4,12 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
+#include <cstring>
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/alignment.h>
 
 #include "common.h"
 
@@ -16,38 +17,46 @@ namespace {
 
 std::atomic<int64_t> held{0}, most_held{0};
 
-// What a counted allocation remembers: the allocation itself, which is freed with this.
-struct Counted {
-  c10::DataPtr data;
-  int64_t bytes;
-
-  Counted(c10::DataPtr data, size_t bytes) : data(std::move(data)), bytes(static_cast<int64_t>(bytes)) {
-    const int64_t now = held.fetch_add(this->bytes) + this->bytes;
-    int64_t most = most_held.load();
-    while (now > most && !most_held.compare_exchange_weak(most, now)) {
-    }
+void count(int64_t bytes) {
+  const int64_t now = held.fetch_add(bytes) + bytes;
+  int64_t most = most_held.load();
+  while (now > most && !most_held.compare_exchange_weak(most, now)) {
   }
-  ~Counted() { held.fetch_sub(bytes); }
-};
+}
 
-void forget(void *counted) { delete static_cast<Counted *>(counted); }
+// libtorch's own allocator.
+c10::Allocator *inner = nullptr;
+
+// Before every allocation its size is kept: so much room leaves the rest aligned as libtorch aligns it. No other place would
+// do, since oneDNN frees by the address alone (Allocator::raw_deallocate).
+constexpr size_t kBefore = c10::gAlignment;
+static_assert(kBefore >= sizeof(int64_t));
+
+void release(void *place) {
+  if (place == nullptr) return;
+  char *whole = static_cast<char *>(place) - kBefore;
+  int64_t bytes;
+  std::memcpy(&bytes, whole, sizeof bytes);
+  held.fetch_sub(bytes);
+  inner->raw_deallocate(whole);
+}
 
 // libtorch's own allocator, with a count kept. Its allocations may outlive everything, so that it is never destroyed.
 class CountingAllocator final : public c10::Allocator {
  public:
-  explicit CountingAllocator(c10::Allocator *inner) : inner_(inner) {}
-
-  c10::DataPtr allocate(size_t bytes) override {
-    c10::DataPtr data = inner_->allocate(bytes);
-    void *place = data.get();
-    const c10::Device device = data.device();
-    return {place, new Counted(std::move(data), bytes), &forget, device};
+  c10::DataPtr allocate(size_t size) override {
+    const c10::Device device(c10::DeviceType::CPU);
+    if (size == 0) return {nullptr, nullptr, &release, device};
+    const auto bytes = static_cast<int64_t>(size);
+    char *whole = static_cast<char *>(inner->raw_allocate(kBefore + size));
+    std::memcpy(whole, &bytes, sizeof bytes);
+    count(bytes);
+    return {whole + kBefore, whole + kBefore, &release, device};
   }
 
-  void copy_data(void *to, const void *from, size_t count) const override { default_copy_data(to, from, count); }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }
 
- private:
-  c10::Allocator *inner_;
+  void copy_data(void *to, const void *from, size_t count) const override { default_copy_data(to, from, count); }
 };
 
 c10::DeviceAllocator *allocator_of_cuda() { return c10::getDeviceAllocator(c10::DeviceType::CUDA); }
@@ -59,10 +68,11 @@ extern "C" {
 // Counts allocations on the host from the first call on.
 char *bowline_count_host_memory() {
   return guarded([] {
-    static CountingAllocator *const counting = [] {
-      auto *made = new CountingAllocator(c10::GetCPUAllocator());
-      c10::SetCPUAllocator(made);
-      return made;
+    static const bool counting = [] {
+      inner = c10::GetCPUAllocator();
+      TORCH_CHECK(inner->raw_deleter() != nullptr, "the allocator of this libtorch cannot be counted");
+      c10::SetCPUAllocator(new CountingAllocator());
+      return true;
     }();
     (void)counting;
   });

@@ -148,6 +148,17 @@ mod tests {
         let _ = tensor.resize_([12]);
         assert_eq!(tensor.size(), [12]);
         assert_eq!(tensor.narrow(0, 0, 6).copy().double_value(&[5]), 5.0);
+        assert_eq!(Tensor::zeros([0, 3], (Kind::Float, Device::Cpu)).copy().size(), [0, 3]);
         assert!(usage(Device::Cuda(512)).is_err());
+    }
+
+    #[test]
+    fn onednn_which_allocates_and_frees_by_addresses_takes_the_counted_allocator() {
+        usage(Device::Cpu).unwrap();
+        let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::BFloat16, Device::Cpu));
+        for width in [96, 200, 512] {
+            let product = ones([width, width]).linear(&ones([64, width]), None::<&Tensor>);
+            assert_eq!(product.double_value(&[3, 5]), width as f64);
+        }
     }
 }
