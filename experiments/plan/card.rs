@@ -1,11 +1,10 @@
 //! Devices that a run is planned for: what they hold, and the rates that work of each kind is known to reach on them.
 
-use std::fs;
-
 use serde::Serialize;
 use torch_ext::cuda::Arch;
 
 use crate::error::Failure;
+use crate::runtime::memory::total_bytes;
 
 /// A rate at each of some lengths, in units per second; between them it is interpolated over the logarithm of the length.
 type Curve = Vec<(f64, f64)>;
@@ -138,7 +137,7 @@ impl Card {
         Self {
             name: CPU,
             arch: None,
-            bytes: host_memory("MemTotal:").unwrap_or(u64::MAX),
+            bytes: total_bytes().unwrap_or(u64::MAX),
             context_bytes: 300 << 20,
             reserve: 0.0,
             peak_flops: 96e9 * cores,
@@ -172,13 +171,6 @@ fn at(curve: &[(f64, f64)], x: f64) -> f64 {
         (Some((x0, y0)), Some((x1, y1))) => y0 + (y1 - y0) * (x / x0).ln() / (x1 / x0).ln(),
         (None, None) => f64::NAN,
     }
-}
-
-/// A line of the system's account of memory, in bytes; none where it does not tell.
-pub(super) fn host_memory(line: &str) -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes = text.lines().find_map(|it| it.strip_prefix(line))?.trim().strip_suffix("kB")?;
-    kibibytes.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::card::host_memory;
 use crate::config::{Recipe, Source, SourceKind};
 use crate::data::source_files;
+use crate::runtime::memory::available_bytes;
 use crate::train::spec_of;
 
 /// How a check went.
@@ -107,7 +107,7 @@ pub fn disk(recipe: &Recipe, out: &Path, bytes: u64) -> Check {
 
 /// That this machine has `bytes` of memory for what waits beside the device.
 pub fn host(bytes: u64) -> Check {
-    let free = host_memory("MemAvailable:");
+    let free = available_bytes();
     let standing = if free.is_some_and(|free| free < bytes) { Standing::Failed } else { Standing::Ok };
     let here = free.map_or("not known here".to_owned(), |free| format!("{} available here", gigabytes(free)));
     Check::new("host memory", standing, format!("{} pinned; {here}", gigabytes(bytes)))

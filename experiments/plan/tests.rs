@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use super::*;
-use crate::model::Footprint;
 use crate::config::{Activations, Dtype, Gradients, OptimizerState, Policy, Stage};
+use crate::model::Footprint;
 use crate::recipes;
 
 fn sizes(name: &str) -> Sizes {
@@ -55,9 +55,7 @@ fn what_stands_on_the_device_is_what_the_policies_promise() {
 
 #[test]
 fn a_backend_that_libtorch_differentiates_keeps_queries_keys_and_values_too() {
-    let recipe = |backend: &str| {
-        recipes::training("llama-2-7b-32k", &[format!("model.backend={backend}")]).unwrap()
-    };
+    let recipe = |backend: &str| recipes::training("llama-2-7b-32k", &[format!("model.backend={backend}")]).unwrap();
     let memory = Memory { activations: Activations::Attention, ..Memory::default() };
     let kept = |backend: &str, card: &str| {
         let recipe = recipe(backend);

@@ -16,6 +16,11 @@ pub fn available_bytes() -> Option<u64> {
     kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
+/// Bytes of memory that the machine has; none where the system does not tell.
+pub fn total_bytes() -> Option<u64> {
+    kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")
+}
+
 /// Bytes resident now; none where the system does not tell.
 pub fn resident_bytes() -> Option<u64> {
     kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
