@@ -77,7 +77,12 @@ const SHAPES: [Shape; 5] = [
         tied: false,
     },
     Shape {
-        names: &["smollm2-135m", "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct"],
+        names: &[
+            "smollm2-135m",
+            "HuggingFaceTB/SmolLM2-135M",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "SmolLM2-135M-Instruct.Q4_1.gguf",
+        ],
         vocab: 49_152,
         hidden: 576,
         inner: 1536,
