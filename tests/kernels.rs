@@ -102,8 +102,13 @@ fn doctor_says_which_compiler_there_is() {
 fn fused_kernels_are_in_the_table_and_measured_where_there_is_a_device() {
     let dir = tempfile::tempdir().unwrap();
     let list = bowline(dir.path(), ["kernels", "list"]).expect(0);
-    assert!(["rms_norm_bf16_4096", "swiglu_backward_f16", "cross_entropy_f32"].iter().all(|it| list.out.contains(it)));
-    let small = ["--tokens", "4", "--hidden", "128", "--inner", "48", "--vocab", "33", "--repeats", "1", "--json"];
+    assert!(
+        ["rms_norm_bf16_4096", "swiglu_backward_f16", "cross_entropy_f32", "adamw_int8_bf16_16"]
+            .iter()
+            .all(|it| list.out.contains(it))
+    );
+    let mut small = vec!["--tokens", "4", "--hidden", "128", "--inner", "48", "--vocab", "33", "--parameters", "300"];
+    small.extend(["--repeats", "1", "--json"]);
     let run = |more: &[&str]| bowline(dir.path(), ["bench", "kernels"].iter().chain(&small).chain(more));
     if !torch_ext::cuda::state().is_available() {
         let ran = run(&[]).expect(2);
@@ -111,7 +116,8 @@ fn fused_kernels_are_in_the_table_and_measured_where_there_is_a_device() {
     }
     // No kernel runs on the CPU, so that none is below the bar.
     let rows = rows(&run(&["--device", "cpu", "--bar", "0.85"]).expect(0));
-    assert!(rows.iter().all(|row| row["by"] == "libtorch" && row["share_of_copy"].as_f64().unwrap() > 0.0));
+    assert!(rows.iter().all(|row| row["by"] != "kernel" && row["share_of_copy"].as_f64().unwrap() > 0.0));
     assert!(rows.iter().any(|row| row["operation"] == "rms_norm_of_sum_backward"));
+    assert!(rows.iter().any(|row| row["operation"] == "adamw_int8" && row["by"] == "cpu"));
     assert!(run(&["--device", "cpu", "--only", "nothing"]).expect(2).err.contains("--only nothing"));
 }

@@ -2,6 +2,7 @@
 
 use attention::{AttnProblem, AttnShape, Backend, Choice, LibTorch, LibTorchKernel, Mask, dtype_of};
 use tch::{Device, Kind, Tensor};
+use torch_ext::fused::Use;
 
 use super::llama::Llama;
 use crate::error::Failure;
@@ -17,7 +18,8 @@ pub fn is_auto(name: &str) -> bool {
     name == attention::AUTO
 }
 
-/// The backend of a name, or `auto`, for a device.
+/// The backend of a name, or `auto`, for a device. On CUDA the name stands for the fused kernels of this process as well: `cuda`
+/// asks for all of them, `auto` leaves it at those that were verified, any other name has libtorch do their work.
 ///
 /// # Errors
 ///
@@ -25,11 +27,23 @@ pub fn is_auto(name: &str) -> bool {
 pub fn backend_on(device: Device, name: &str) -> Result<Backend, Failure> {
     let backend = Backend::from_name(name)?;
     if backend.runs_on(device) {
+        if device.is_cuda() {
+            fused_kernels(name).set_for_process();
+        }
         return Ok(backend);
     }
     let others: Vec<&str> = Backend::all().filter(|other| other.runs_on(device)).map(|other| other.name()).collect();
     let (device, others) = (device_name(device), others.join(", "));
     Err(Failure::config(format!("attention backend {name} does not run on {device}; there are {others}")))
+}
+
+/// Which fused kernels go with a backend's name.
+fn fused_kernels(name: &str) -> Use {
+    match name {
+        "cuda" => Use::Asked,
+        name if is_auto(name) => Use::Verified,
+        _ => Use::Never,
+    }
 }
 
 impl Llama {
@@ -91,6 +105,12 @@ mod tests {
         let precision = rope_scaling::Precision::HubCompatible;
         let options = LoadOptions { device: Device::Cpu, kind: Some(Kind::Float), backend, precision };
         ModelFolder::load(crate::hub::BUNDLED, options).unwrap()
+    }
+
+    #[test]
+    fn a_backends_name_stands_for_the_fused_kernels() {
+        let wishes = ["cuda", "auto", "libtorch"].map(fused_kernels);
+        assert_eq!(wishes, [Use::Asked, Use::Verified, Use::Never]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! What training does between matrix products, each in one pass over memory: norms, SwiGLU, cross-entropy.
+//! What training does between matrix products, each in one pass over memory: norms, SwiGLU, cross-entropy, AdamW.
 //!
 //! On CUDA by kernels of our own (`torch_ext/kernels`) where they are verified for the device or asked for ([`Use`]); by
 //! libtorch's operations everywhere else. [`rms_norm`], [`layer_norm`] and [`swiglu`] are nodes of libtorch's graph; the
 //! modules below are the kernels themselves, for whoever has a graph of his own. [`kernel`] is the table of kernels, and a
 //! [`Machine`] runs them: a CUDA device, or the host twin of the tests.
 
+pub mod adamw;
 pub mod cross_entropy;
 pub mod kernel;
 mod machine;
@@ -52,6 +53,9 @@ pub enum FusedError {
     /// libtorch refused or failed (out of memory, for one).
     #[error(transparent)]
     Torch(#[from] tch::TchError),
+    /// A graph could not be told that a parameter has changed.
+    #[error(transparent)]
+    Optim(#[from] crate::optim::OptimError),
     /// libtorch's graph could not take the gradients.
     #[error(transparent)]
     Autograd(#[from] AutogradError),

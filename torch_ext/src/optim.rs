@@ -180,7 +180,7 @@ pub fn zero(tensors: &[&Tensor]) -> Result<(), OptimError> {
 
 /// Says that tensors were written to without libtorch: a backward pass that has kept their former numbers is refused then,
 /// as after a change in place by libtorch itself.
-fn changed(tensors: &[&Tensor]) -> Result<(), OptimError> {
+pub(crate) fn changed(tensors: &[&Tensor]) -> Result<(), OptimError> {
     // SAFETY: a list of live tensors with its length.
     taken(unsafe { bowline_changed(tensors.len(), handles(tensors).as_ptr()) })
 }

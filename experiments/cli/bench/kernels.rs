@@ -5,19 +5,19 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
-use torch_ext::fused::cross_entropy::{self, Targets};
-use torch_ext::fused::norm::{Gradients, Inputs, Norm};
-use torch_ext::fused::{FusedError, OnDevice, Use, layer_norm, rms_norm, swiglu, swiglu_on};
+use torch_ext::fused::{FusedError, OnDevice, Use};
+
+use jobs::Tensors;
 
 use super::super::options::DtypeName;
 use super::super::output::{print, print_json, write_json};
 use crate::error::{Failure, FailureKind};
 use crate::runtime::device::{device, device_name, kind_name};
 
+mod jobs;
+
 /// Runs that are timed together, so that waiting for the device counts little.
 const TOGETHER: usize = 5;
-const EPSILON: f64 = 1e-5;
-const HEAD_DIM: i64 = 128;
 
 /// Measures the kernels that move memory.
 #[derive(Debug, Args)]
@@ -40,6 +40,9 @@ pub(super) struct KernelsBench {
     /// Logits of a row, a quarter of the rows at once
     #[arg(long, default_value_t = 32_000)]
     vocab: i64,
+    /// Numbers that a step of the optimizer moves [default: 2^27, on the CPU 2^22]
+    #[arg(long)]
+    parameters: Option<i64>,
     /// Element type [default: bfloat16, on the CPU float32]
     #[arg(long)]
     dtype: Option<DtypeName>,
@@ -61,7 +64,7 @@ pub(super) struct KernelsBench {
 #[derive(Debug, Clone, Serialize)]
 struct Row {
     operation: &'static str,
-    /// `kernel` (ours) or `libtorch`.
+    /// `kernel` (ours), `libtorch`, or `cpu` (ours, where there is no kernel).
     by: &'static str,
     device: String,
     dtype: &'static str,
@@ -83,8 +86,12 @@ type Run<'a> = Box<dyn Fn() -> Result<(), FusedError> + 'a>;
 struct Job<'a> {
     operation: &'static str,
     bytes: f64,
+    /// By our kernel, on a device.
     kernel: Option<Run<'a>>,
-    libtorch: Run<'a>,
+    /// By libtorch's operations.
+    libtorch: Option<Run<'a>>,
+    /// By vector code of ours, on the CPU.
+    cpu: Option<Run<'a>>,
 }
 
 /// Sizes of everything.
@@ -94,6 +101,7 @@ struct Sizes {
     hidden: i64,
     inner: i64,
     vocab: i64,
+    parameters: i64,
     kind: Kind,
     device: Device,
 }
@@ -142,26 +150,26 @@ impl KernelsBench {
         let on_cpu = device == Device::Cpu;
         let usual = if on_cpu { DtypeName::Float32 } else { DtypeName::Bfloat16 };
         let tokens = self.tokens.unwrap_or(if on_cpu { 1024 } else { 16_384 });
+        let parameters = self.parameters.unwrap_or(if on_cpu { 1 << 22 } else { 1 << 27 });
         let (hidden, inner, vocab) = (self.hidden, self.inner, self.vocab);
-        if [tokens, hidden, inner, vocab].into_iter().any(|n| n < 1) || self.repeats == 0 {
-            return Err(Failure::config("--tokens, --hidden, --inner, --vocab and --repeats must be at least 1"));
+        if [tokens, hidden, inner, vocab, parameters].into_iter().any(|n| n < 1) || self.repeats == 0 {
+            return Err(Failure::config(
+                "--tokens, --hidden, --inner, --vocab, --parameters and --repeats must be at least 1",
+            ));
         }
-        Ok(Sizes { tokens, hidden, inner, vocab, kind: self.dtype.unwrap_or(usual).kind(), device })
+        Ok(Sizes { tokens, hidden, inner, vocab, parameters, kind: self.dtype.unwrap_or(usual).kind(), device })
     }
 
     /// The operations, by kernels where there is a device for them.
     fn jobs<'a>(&self, tensors: &'a Tensors, machine: Option<OnDevice>) -> Vec<Job<'a>> {
-        let mut jobs = norms(tensors, machine);
-        jobs.extend(swiglus(tensors, machine));
-        jobs.push(entropy(tensors, machine));
-        jobs.extend(rotation(tensors, machine));
+        let mut jobs = jobs::all(tensors, machine);
         jobs.retain(|job| self.only.as_ref().is_none_or(|text| job.operation.contains(text)));
         jobs
     }
 
     fn measured(&self, job: &Job<'_>, sizes: &Sizes, copy: f64) -> Result<Vec<Row>, Failure> {
-        let of_libtorch = timed(&job.libtorch, sizes.device, self.repeats)?;
-        let of_kernel = job.kernel.as_ref().map(|run| timed(run, sizes.device, self.repeats)).transpose()?;
+        let time = |run: &Option<Run<'_>>| run.as_ref().map(|run| timed(run, sizes.device, self.repeats)).transpose();
+        let (of_libtorch, of_kernel, of_cpu) = (time(&job.libtorch)?, time(&job.kernel)?, time(&job.cpu)?);
         let median = |times: &[f64]| times[times.len() / 2];
         let row = |by, times: &Vec<f64>, ratio_to_libtorch| {
             let speed = job.bytes / median(times);
@@ -179,8 +187,10 @@ impl KernelsBench {
                 ratio_to_libtorch,
             }
         };
-        let mut rows = vec![row("libtorch", &of_libtorch, None)];
-        rows.extend(of_kernel.map(|times| row("kernel", &times, Some(median(&of_libtorch) / median(&times)))));
+        let ratio = |times: &[f64]| of_libtorch.as_ref().map(|libtorch| median(libtorch) / median(times));
+        let mut rows: Vec<Row> = of_libtorch.iter().map(|times| row("libtorch", times, None)).collect();
+        rows.extend(of_cpu.iter().map(|times| row("cpu", times, ratio(times))));
+        rows.extend(of_kernel.iter().map(|times| row("kernel", times, ratio(times))));
         Ok(rows)
     }
 
@@ -231,158 +241,6 @@ fn bytes(tensor: &Tensor) -> f64 {
     (tensor.numel() * tensor.kind().elt_size_in_bytes()) as f64
 }
 
-/// What the operations work on.
-struct Tensors {
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    grad: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    grad_product: Tensor,
-    logits: Tensor,
-    targets: Tensor,
-}
-
-impl Tensors {
-    fn of(sizes: &Sizes) -> Self {
-        tch::manual_seed(1);
-        let Sizes { tokens, hidden, inner, vocab, kind, device } = *sizes;
-        let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, device)).to_kind(kind);
-        let rows = (tokens / 4).max(1);
-        Self {
-            x: normal(&[tokens, hidden]),
-            residual: normal(&[tokens, hidden]),
-            weight: normal(&[hidden]),
-            bias: normal(&[hidden]),
-            grad: normal(&[tokens, hidden]),
-            gate: normal(&[tokens, inner]),
-            up: normal(&[tokens, inner]),
-            grad_product: normal(&[tokens, inner]),
-            logits: normal(&[rows, vocab]),
-            targets: Tensor::arange(rows, (Kind::Int64, device)).remainder(vocab),
-        }
-    }
-}
-
-/// RMSNorm alone and of a sum, LayerNorm, and their gradients.
-fn norms(t: &Tensors, machine: Option<OnDevice>) -> Vec<Job<'_>> {
-    let stream = bytes(&t.x);
-    let cases = [
-        ("rms_norm", "rms_norm_backward", Norm::Rms, false),
-        ("rms_norm_of_sum", "rms_norm_of_sum_backward", Norm::Rms, true),
-        ("layer_norm", "layer_norm_backward", Norm::Layer, false),
-    ];
-    let mut jobs = Vec::new();
-    for (operation, backward, norm, adds) in cases {
-        let residual = adds.then_some(&t.residual);
-        let bias = (norm == Norm::Layer).then_some(&t.bias);
-        let inputs = Inputs { x: &t.x, residual, weight: &t.weight, bias, epsilon: EPSILON };
-        let plain = move |x: &Tensor, weight: &Tensor| match norm {
-            Norm::Rms => rms_norm(x, residual, weight, EPSILON, Use::Never),
-            Norm::Layer => layer_norm(x, residual, weight, bias, EPSILON, Use::Never),
-        };
-        jobs.push(Job {
-            operation,
-            bytes: if adds { 4.0 } else { 2.0 } * stream,
-            kernel: machine.map(|machine| -> Run<'_> { Box::new(move || norm.forward(&machine, &inputs).map(drop)) }),
-            libtorch: Box::new(move || tch::no_grad(|| plain(&t.x, &t.weight).map(drop))),
-        });
-        let (leaf, leaf_weight) = (t.x.copy().set_requires_grad(true), t.weight.copy().set_requires_grad(true));
-        let through = plain(&leaf, &leaf_weight);
-        let grad_sum = adds.then_some(&t.grad);
-        jobs.push(Job {
-            operation: backward,
-            bytes: if adds { 4.0 } else { 3.0 } * stream,
-            kernel: machine.map(|machine| -> Run<'_> {
-                let normed = norm.forward(&machine, &inputs);
-                Box::new(move || {
-                    let Ok(normed) = &normed else { return norm.forward(&machine, &inputs).map(drop) };
-                    let (inputs, kept) = (Inputs { x: &normed.sum, residual: None, ..inputs }, &normed.statistics);
-                    norm.backward(&machine, &inputs, Some(kept), Gradients { grad: &t.grad, grad_sum }).map(drop)
-                })
-            }),
-            libtorch: Box::new(move || {
-                let Ok(through) = &through else { return plain(&leaf, &leaf_weight).map(drop) };
-                // The gradient of the sum of all, which costs making one more tensor of ones.
-                let all = through.normed.f_sum(Kind::Float)?;
-                Ok(Tensor::f_run_backward(&[all], &[&leaf, &leaf_weight], true, false).map(drop)?)
-            }),
-        });
-    }
-    jobs
-}
-
-/// SwiGLU and its gradients.
-fn swiglus(t: &Tensors, machine: Option<OnDevice>) -> Vec<Job<'_>> {
-    let product = bytes(&t.gate);
-    let leaves = [&t.gate, &t.up].map(|tensor| tensor.copy().set_requires_grad(true));
-    let through = swiglu(&leaves[0], &leaves[1], Use::Never);
-    vec![
-        Job {
-            operation: "swiglu",
-            bytes: 3.0 * product,
-            kernel: machine
-                .map(|machine| -> Run<'_> { Box::new(move || swiglu_on(machine, &t.gate, &t.up).map(drop)) }),
-            libtorch: Box::new(|| tch::no_grad(|| swiglu(&t.gate, &t.up, Use::Never).map(drop))),
-        },
-        Job {
-            operation: "swiglu_backward",
-            bytes: 5.0 * product,
-            kernel: machine.map(|machine| -> Run<'_> {
-                let backward = torch_ext::fused::swiglu::backward;
-                Box::new(move || backward(&machine, &t.gate, &t.up, &t.grad_product, false).map(drop))
-            }),
-            libtorch: Box::new(move || {
-                let Ok(through) = &through else { return swiglu(&leaves[0], &leaves[1], Use::Never).map(drop) };
-                let all = through.f_sum(Kind::Float)?;
-                Ok(Tensor::f_run_backward(&[all], &[&leaves[0], &leaves[1]], true, false).map(drop)?)
-            }),
-        },
-    ]
-}
-
-/// Losses and gradient of rows of logits; each run takes the gradient of the run before for logits.
-fn entropy(t: &Tensors, machine: Option<OnDevice>) -> Job<'_> {
-    let targets = || Targets { columns: &t.targets, ignored: -100, weights: None, gradient: Some(1.0) };
-    Job {
-        operation: "cross_entropy",
-        bytes: 2.0 * bytes(&t.logits),
-        kernel: machine.map(|machine| -> Run<'_> {
-            Box::new(move || cross_entropy::by_kernel(&machine, &mut t.logits.shallow_clone(), &targets()).map(drop))
-        }),
-        libtorch: Box::new(move || cross_entropy::plain(&mut t.logits.shallow_clone(), &targets()).map(drop)),
-    }
-}
-
-/// Rotation of queries in place, heads inside positions as a projection leaves them; none where the width has no heads of
-/// [`HEAD_DIM`].
-fn rotation(t: &Tensors, machine: Option<OnDevice>) -> Option<Job<'_>> {
-    let (tokens, hidden) = t.x.size2().ok()?;
-    if hidden % HEAD_DIM != 0 {
-        return None;
-    }
-    let x = t.x.view([1, tokens, hidden / HEAD_DIM, HEAD_DIM]).transpose(1, 2);
-    let angles = Tensor::ones([tokens, HEAD_DIM / 2, 2], (Kind::Float, t.x.device())) * 0.5_f64.sqrt();
-    let [cos, sin] = [0, 1].map(|which| angles.select(2, which).repeat([1, 2]).to_kind(t.x.kind()));
-    let rotated = x.shallow_clone();
-    Some(Job {
-        operation: "rotate",
-        bytes: 2.0 * bytes(&t.x),
-        kernel: machine.map(|_| -> Run<'_> {
-            Box::new(move || {
-                let turned = attention::cuda::rotate(&mut x.shallow_clone(), &angles, false);
-                turned.map_err(|error| FusedError::Broken { operation: "rotate", reason: error.to_string() })
-            })
-        }),
-        libtorch: Box::new(move || {
-            let halves = [rotated.narrow(3, HEAD_DIM / 2, HEAD_DIM / 2).f_neg()?, rotated.narrow(3, 0, HEAD_DIM / 2)];
-            Ok(rotated.f_mul(&cos)?.f_add(&Tensor::f_cat(&halves, 3)?.f_mul(&sin)?).map(drop)?)
-        }),
-    })
-}
-
 impl Row {
     /// One line.
     fn told(&self) -> String {
@@ -424,6 +282,7 @@ mod tests {
             hidden: 1,
             inner: 1,
             vocab: 1,
+            parameters: None,
             dtype: None,
             repeats: 1,
             bar,

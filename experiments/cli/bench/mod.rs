@@ -29,7 +29,7 @@ enum What {
     Score(score::ScoreBench),
     /// Evaluation: curves, passkey grids and sliding windows beside the plain way to the same numbers
     Eval(eval::EvalBench),
-    /// Kernels that move memory: norms, SwiGLU and cross-entropy beside a copy
+    /// Kernels that move memory: norms, SwiGLU, cross-entropy, rotation and AdamW beside a copy
     Kernels(kernels::KernelsBench),
     /// Training: forward, backward and AdamW step of every parameter; time, memory and what was predicted
     Train(train::TrainBench),

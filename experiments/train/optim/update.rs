@@ -1,6 +1,8 @@
 //! One step of AdamW on parts of parameters, by the kernel of each policy.
 
 use tch::{Kind, Tensor, no_grad};
+use torch_ext::fused::Use;
+use torch_ext::fused::adamw::{MixedPart, mixed_where_used};
 use torch_ext::optim::{AdamWGroup, AdamWStep, Draws, LowMoments, LowPart, Quantised, adamw_low, fused_adamw};
 
 use super::AdamConfig;
@@ -41,6 +43,7 @@ impl Update {
             let decay = self.decay(decays);
             let group = &mut groups[usize::from(decays)];
             slot.visit(|part| match part.policy {
+                OptimizerState::Mixed if self.fused && self.by_kernel(&part, decay)? => Ok(()),
                 OptimizerState::Mixed if self.fused => {
                     let at_once = group.join(part);
                     if at_once { self.move_group(group, decay) } else { Ok(()) }
@@ -76,6 +79,15 @@ impl Update {
         };
         fused_adamw(&tensors, &self.numbers(weight_decay)).map_err(refused)?;
         parts.iter().try_for_each(Part::round_master)
+    }
+
+    /// Moves a part that has a master in one pass over memory, where there is a kernel for it on the device; whether it did.
+    fn by_kernel(&self, part: &Part, weight_decay: f64) -> Result<bool, Failure> {
+        let [mean, square, master] = part.kept.as_slice() else { return Ok(false) };
+        let (parameter, gradient) = (&part.parameter, &part.gradient);
+        let mixed = MixedPart { master, parameter, gradient, mean, square };
+        mixed_where_used(&mixed, &self.numbers(weight_decay), Use::of_process())
+            .map_err(|error| Failure::data(format!("the optimizer: {error}")))
     }
 
     /// Moves one part on state of 16 or 8 bits.

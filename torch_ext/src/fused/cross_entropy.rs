@@ -63,12 +63,16 @@ pub fn kernel(element: Element) -> Kernel {
 ///
 /// When tensors do not belong together; what libtorch or the device says.
 pub fn in_place(logits: &mut Tensor, targets: &Targets<'_>, wish: Use) -> Result<Tensor, FusedError> {
-    let element = Element::of(logits.kind());
-    let machine = element.and_then(|element| OnDevice::of(logits, &[&kernel(element)], wish));
-    match machine {
-        Some(machine) if is_readable(logits) => by_kernel(&machine, logits, targets),
-        _ => plain(logits, targets),
+    match where_used(logits, wish) {
+        Some(machine) => by_kernel(&machine, logits, targets),
+        None => plain(logits, targets),
     }
+}
+
+/// The device of logits, where the kernel takes them and may be used.
+#[must_use]
+pub fn where_used(logits: &Tensor, wish: Use) -> Option<OnDevice> {
+    OnDevice::of(logits, &[&kernel(Element::of(logits.kind())?)], wish).filter(|_| is_readable(logits))
 }
 
 /// The same by the kernel on `machine`. Rows may be part of longer ones, of which the rest is left alone.

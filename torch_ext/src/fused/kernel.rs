@@ -54,6 +54,17 @@ impl Element {
     }
 }
 
+/// What a step of AdamW keeps of each number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Moments {
+    /// Float32, and float32 weights of which a copy is written in the kernel's 16-bit type.
+    Mixed,
+    /// bfloat16, rounded stochastically.
+    Bf16,
+    /// 8 bits with a scale for each block of 256.
+    Int8,
+}
+
 /// What a kernel computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Pass {
@@ -75,6 +86,13 @@ pub enum Pass {
     SwiGluBackward,
     /// Loss and gradient of rows of logits.
     CrossEntropy,
+    /// A step of the optimizer; [`Spec::element`] is the type of the weights, of their copy where [`Moments::Mixed`].
+    AdamW {
+        /// What is kept.
+        moments: Moments,
+        /// Type of the gradients: float32, or else 16 bits, those of bfloat16 but where the weights' copy is float16.
+        single_gradients: bool,
+    },
 }
 
 /// One kernel of the table.
@@ -119,6 +137,17 @@ pub fn every_kernel() -> Vec<Kernel> {
             specs.push(Spec { pass, element, group: 0 });
         }
     }
+    for single_gradients in [false, true] {
+        let mut adamw = |element, moments| {
+            specs.push(Spec { pass: Pass::AdamW { moments, single_gradients }, element, group: 0 });
+        };
+        adamw(Element::Bf16, Moments::Mixed);
+        adamw(Element::F16, Moments::Mixed);
+        for element in [Element::Bf16, Element::F32] {
+            adamw(element, Moments::Bf16);
+            adamw(element, Moments::Int8);
+        }
+    }
     specs.into_iter().map(Kernel::of).collect()
 }
 
@@ -150,6 +179,8 @@ impl Kernel {
             // 49 of the 64 KB of a row of 32000 16-bit logits are held; two rows share a multiprocessor, so that one is read
             // while the other is written.
             Pass::CrossEntropy => (16, 6, 2),
+            Pass::AdamW { moments: Moments::Bf16, .. } => (8, 1, 3),
+            Pass::AdamW { .. } => (8, 1, 4),
         };
         Self { spec, warps, chunks, min_blocks }
     }
@@ -190,6 +221,9 @@ impl Kernel {
             Pass::SwiGlu => "swiglu",
             Pass::SwiGluBackward => "swiglu_backward",
             Pass::CrossEntropy => "cross_entropy",
+            Pass::AdamW { moments: Moments::Mixed, .. } => "adamw_mixed",
+            Pass::AdamW { moments: Moments::Bf16, .. } => "adamw_brain",
+            Pass::AdamW { moments: Moments::Int8, .. } => "adamw_int8",
         }
     }
 
@@ -203,8 +237,22 @@ impl Kernel {
             ("CHUNKS", self.chunks),
             ("MIN_BLOCKS", self.min_blocks),
         ];
-        if let Pass::Norm { layer } | Pass::NormBackward { layer } = pass {
-            defines.push(("LAYER_NORM", usize::from(layer)));
+        match pass {
+            Pass::Norm { layer } | Pass::NormBackward { layer } => defines.push(("LAYER_NORM", usize::from(layer))),
+            Pass::AdamW { moments, single_gradients } => defines.extend([
+                ("WEIGHT_HALF", usize::from(moments != Moments::Mixed && element != Element::F32)),
+                ("GRADIENT_HALF", usize::from(!single_gradients)),
+                // As the text numbers them.
+                (
+                    "MOMENTS",
+                    match moments {
+                        Moments::Mixed => 0,
+                        Moments::Bf16 => 1,
+                        Moments::Int8 => 2,
+                    },
+                ),
+            ]),
+            _ => {}
         }
         defines
     }
@@ -223,6 +271,9 @@ impl TableKernel for Kernel {
         let (operation, element) = (self.operation(), self.spec.element.name());
         match self.spec.pass {
             Pass::Norm { .. } | Pass::NormBackward { .. } => format!("{operation}_{element}_{}", self.most_columns()),
+            Pass::AdamW { single_gradients, .. } => {
+                format!("{operation}_{element}_{}", if single_gradients { "f32" } else { "16" })
+            }
             _ => format!("{operation}_{element}"),
         }
     }
@@ -235,6 +286,7 @@ impl TableKernel for Kernel {
             Pass::SwiGlu => "swiglu_forward",
             Pass::SwiGluBackward => "swiglu_backward",
             Pass::CrossEntropy => "cross_entropy",
+            Pass::AdamW { .. } => "adamw",
         }
     }
 
@@ -262,11 +314,20 @@ impl TableKernel for Kernel {
             Pass::SwiGlu => swiglu(text!("swiglu_forward.cu")),
             Pass::SwiGluBackward => swiglu(text!("swiglu_backward.cu")),
             Pass::CrossEntropy => rows(text!("cross_entropy_params.cuh"), text!("cross_entropy.cu")),
+            Pass::AdamW { .. } => {
+                vec![PRIMITIVES, text!("adamw_params.cuh"), text!("random.cuh"), text!("adamw.cu")]
+            }
         }
     }
 
     fn options(&self) -> Vec<String> {
-        self.defines().into_iter().map(|(name, value)| format!("-D{name}={value}")).collect()
+        let mut options: Vec<String> =
+            self.defines().into_iter().map(|(name, value)| format!("-D{name}={value}")).collect();
+        if matches!(self.spec.pass, Pass::AdamW { .. }) {
+            // The same bits as on the CPU, where no product is added without being rounded.
+            options.push("--fmad=false".to_owned());
+        }
+        options
     }
 
     fn shared_bytes(&self) -> usize {
@@ -276,6 +337,8 @@ impl TableKernel for Kernel {
             Pass::ColumnSums => 4 * 32 * self.warps,
             Pass::SwiGlu | Pass::SwiGluBackward => 0,
             Pass::CrossEntropy => 8 * self.warps,
+            Pass::AdamW { moments: Moments::Int8, .. } => 4 * 4 * 256,
+            Pass::AdamW { .. } => 0,
         }
     }
 }

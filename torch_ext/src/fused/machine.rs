@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::{Device, Tensor};
 
@@ -66,6 +67,25 @@ pub enum Use {
     Asked,
     /// None.
     Never,
+}
+
+/// What this process was asked for, by place in [`Use::ALL`].
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+impl Use {
+    const ALL: [Self; 3] = [Self::Verified, Self::Asked, Self::Never];
+
+    /// What whoever started this process asked for; [`Use::Verified`] unless it was [set](Self::set_for_process).
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::ALL[ASKED.load(Ordering::Relaxed).min(2)]
+    }
+
+    /// Makes this what [`Use::of_process`] answers.
+    pub fn set_for_process(self) {
+        let place = Self::ALL.iter().position(|wish| *wish == self).unwrap_or(0);
+        ASKED.store(place, Ordering::Relaxed);
+    }
 }
 
 /// A CUDA device, on libtorch's current stream.

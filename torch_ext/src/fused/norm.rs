@@ -8,7 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::FusedError;
 use super::kernel::{self, Element, Kernel, Pass, Spec};
-use super::machine::{Machine, Parameters};
+use super::machine::{Machine, OnDevice, Parameters, Use};
 use super::tensors::{address, address_of, blocks, check, dense, element, empty, unfit};
 
 /// Which norm.
@@ -124,6 +124,16 @@ impl Norm {
         let sums = Kernel::of(Spec { pass: Pass::ColumnSums, element, group: 0 });
         let forward = kernel::norm(Pass::Norm { layer }, element, columns)?;
         Some([forward, kernel::norm(Pass::NormBackward { layer }, element, columns)?, sums])
+    }
+
+    /// The device of the tensors, where kernels take them and may be used there.
+    #[must_use]
+    pub fn where_used(self, inputs: &Inputs<'_>, wish: Use) -> Option<OnDevice> {
+        let columns = inputs.x.size().last().and_then(|&columns| usize::try_from(columns).ok())?;
+        let kernels = Element::of(inputs.x.kind()).and_then(|element| self.kernels(element, columns))?;
+        // A weight of another type than the rows is libtorch's to multiply by.
+        let fits = columns > 0 && inputs.weight.kind() == inputs.x.kind();
+        OnDevice::of(inputs.x, &kernels.each_ref(), wish).filter(|_| fits)
     }
 
     /// Checks the tensors; their rows, their columns, and the kernels for them.

@@ -3,8 +3,7 @@
 use tch::{Kind, TchError, Tensor};
 
 use super::FusedError;
-use super::kernel::Element;
-use super::machine::{Machine, OnDevice, Use};
+use super::machine::{Machine, Use};
 use super::norm::{Gradients, Inputs, Norm, Normed, Statistics};
 use super::swiglu as gated;
 use crate::autograd::{Backward, Recorded, custom};
@@ -56,9 +55,7 @@ pub fn layer_norm(
 ///
 /// As [`rms_norm`].
 pub fn swiglu(gate: &Tensor, up: &Tensor, wish: Use) -> Result<Tensor, FusedError> {
-    let kernels = Element::of(gate.kind()).map(gated::kernels);
-    let machine = kernels.and_then(|[forward, backward]| OnDevice::of(gate, &[&forward, &backward], wish));
-    match machine {
+    match gated::where_used(gate, wish) {
         Some(machine) => swiglu_on(machine, gate, up),
         None => Ok(gate.f_silu()?.f_mul(up)?),
     }
@@ -88,11 +85,7 @@ pub fn swiglu_on<M: Machine + Clone + Send + 'static>(
 }
 
 fn normed(norm: Norm, inputs: &Inputs<'_>, wish: Use) -> Result<Residual, FusedError> {
-    let columns = inputs.x.size().last().map_or(0, |&columns| usize::try_from(columns).unwrap_or(0));
-    let kernels = Element::of(inputs.x.kind()).and_then(|element| norm.kernels(element, columns));
-    let machine = kernels.and_then(|kernels| OnDevice::of(inputs.x, &kernels.each_ref(), wish));
-    // A weight of another type than the rows is libtorch's to multiply by.
-    match machine.filter(|_| columns > 0 && inputs.weight.kind() == inputs.x.kind()) {
+    match norm.where_used(inputs, wish) {
         Some(machine) => norm_on(machine, norm, inputs),
         None => Ok(plain(norm, inputs)?),
     }

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::FusedError;
 use super::kernel::{Element, Kernel, Pass, Spec};
-use super::machine::{Machine, Parameters};
+use super::machine::{Machine, OnDevice, Parameters, Use};
 use super::tensors::{address, address_of, blocks, check, dense, element, empty, is_aligned};
 
 /// As `Params` in `swiglu_params.cuh`.
@@ -44,6 +44,13 @@ pub struct SwiGluGradients {
 #[must_use]
 pub fn kernels(element: Element) -> [Kernel; 2] {
     [Pass::SwiGlu, Pass::SwiGluBackward].map(|pass| Kernel::of(Spec { pass, element, group: 0 }))
+}
+
+/// The device of a gate, where the kernels may be used.
+#[must_use]
+pub fn where_used(gate: &Tensor, wish: Use) -> Option<OnDevice> {
+    let [forward, backward] = kernels(Element::of(gate.kind())?);
+    OnDevice::of(gate, &[&forward, &backward], wish)
 }
 
 /// `silu(gate) * up` in one piece. Both have one shape and are read where they lie if they are halves of the rows of one

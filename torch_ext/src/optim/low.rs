@@ -14,6 +14,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::random::{CHUNK, Draws};
 use super::{AdamWStep, OptimError};
+use crate::fused::{self, adamw};
 use span::Span;
 
 /// Numbers of a block of 8-bit moments, and of what is worked on at once: parts of a parameter begin at multiples of it.
@@ -76,8 +77,9 @@ pub fn zero_moment(shape: &[i64], signed: bool, device: Device) -> Result<(Tenso
 
 /// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2); `draws` says which random bits round.
 ///
-/// On the CPU by vector code on all of rayon's threads; elsewhere operation by operation in libtorch, which is slow and
-/// takes 64-bit integers as scratch memory, a few for each number. The bits of the result are the same.
+/// On the CPU by vector code on all of rayon's threads; on CUDA by a kernel where it may be used ([`fused::Use`]), else
+/// operation by operation in libtorch, which is slow and takes 64-bit integers as scratch memory, a few for each number. The
+/// bits of the result are the same.
 ///
 /// # Errors
 ///
@@ -91,6 +93,7 @@ pub fn adamw_low(part: &LowPart<'_>, step: &AdamWStep, draws: &Draws) -> Result<
     let numbers = Numbers::from(step);
     match part.parameter.device() {
         Device::Cpu => span::walk(Span::of(part).map_err(refused)?, part.first, &numbers, draws),
+        _ if adamw::low_where_used(part, step, draws, fused::Use::of_process()).map_err(refused)? => {}
         _ => device::advance(part, &numbers, draws).map_err(refused)?,
     }
     // Written behind libtorch's back; a graph that still needs the former values must say so.
@@ -103,22 +106,22 @@ fn refused(error: impl std::fmt::Display) -> OptimError {
 
 /// [`AdamWStep`] as the loops read it, in float32.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numbers {
+pub(crate) struct Numbers {
     /// What the gradient is multiplied by.
-    pub(super) scale: f32,
-    pub(super) beta1: f32,
+    pub(crate) scale: f32,
+    pub(crate) beta1: f32,
     /// One less `beta1`.
-    pub(super) take1: f32,
-    pub(super) beta2: f32,
-    pub(super) take2: f32,
+    pub(crate) take1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) take2: f32,
     /// What weights are multiplied by.
-    pub(super) keep: f32,
+    pub(crate) keep: f32,
     /// Learning rate over the correction of the mean.
-    pub(super) rate: f32,
+    pub(crate) rate: f32,
     /// What roots of mean squares are multiplied by: the inverse root of their correction. (libtorch divides by a number
     /// through its inverse, too.)
-    pub(super) root: f32,
-    pub(super) epsilon: f32,
+    pub(crate) root: f32,
+    pub(crate) epsilon: f32,
 }
 
 impl From<&AdamWStep> for Numbers {
@@ -139,7 +142,7 @@ impl From<&AdamWStep> for Numbers {
 }
 
 /// That every tensor has the type, size, device and layout that the loops rely on.
-fn check(part: &LowPart<'_>) -> Result<(), OptimError> {
+pub(crate) fn check(part: &LowPart<'_>) -> Result<(), OptimError> {
     let numel = part.parameter.numel();
     let blocks = numel.div_ceil(BLOCK);
     let wide: &[Kind] = &[Kind::Float, Kind::BFloat16];

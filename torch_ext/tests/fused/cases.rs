@@ -314,8 +314,9 @@ pub(crate) struct Judged {
 }
 
 #[test]
-fn the_cases_reach_every_kernel() {
+fn the_cases_reach_every_kernel_but_the_optimizers() {
     let reached: std::collections::BTreeSet<String> =
         table().iter().flat_map(Case::kernels).map(|kernel| kernel.name()).collect();
-    assert_eq!(reached, every_kernel().iter().map(TableKernel::name).collect());
+    let wanted = every_kernel().into_iter().filter(|kernel| !matches!(kernel.spec.pass, Pass::AdamW { .. }));
+    assert_eq!(reached, wanted.map(|kernel| kernel.name()).collect());
 }

@@ -11,6 +11,7 @@ use torch_ext::fused::kernel::{Element, Kernel, every_kernel};
 use torch_ext::fused::norm::Norm;
 use torch_ext::fused::{OnDevice, Use, launched};
 
+use crate::adamw;
 use crate::cases::{Case, Operation, table};
 
 /// How often each kernel passed and failed, by name.
@@ -56,7 +57,7 @@ fn entries(tally: &Tally, device: &cuda::Device) -> Vec<serde_json::Value> {
 #[test]
 fn every_kernel_passes_on_a_device() {
     if !cuda::state().is_available() {
-        let count = table().len() + large().len();
+        let count = table().len() + large().len() + adamw::steps().len();
         println!("{count} cases of {} kernels skipped: {}", every_kernel().len(), cuda::state());
         return;
     }
@@ -68,6 +69,11 @@ fn every_kernel_passes_on_a_device() {
         let outcome = case.judged(&machine, on).map(drop);
         count(&mut tally, &case.kernels(), &outcome);
         refused.extend(outcome.err().map(|reason| format!("{}: {reason}", case.describe())));
+    }
+    for step in adamw::steps() {
+        let outcome = step.judged(&machine, on);
+        count(&mut tally, &[step.kernel()], &outcome);
+        refused.extend(outcome.err().map(|reason| format!("{step:?}: {reason}")));
     }
     for (name, (passed, failed)) in &tally {
         println!("{name}: {passed} passed, {failed} failed");

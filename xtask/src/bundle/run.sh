@@ -86,7 +86,7 @@ kernels() { "$bowline" kernels check --json; }
 case_table() {
     BOWLINE_VERIFIED="$out/kernels.json" BOWLINE_DATE=$(date -u +%Y-%m-%d) "$contract" --nocapture on_cuda
 }
-# The same for norms, SwiGLU and cross-entropy.
+# The same for norms, SwiGLU, cross-entropy and AdamW.
 fused_cases() {
     BOWLINE_VERIFIED="$out/fused_kernels.json" BOWLINE_DATE=$(date -u +%Y-%m-%d) "$fused" --nocapture on_device
 }
