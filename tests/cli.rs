@@ -8,7 +8,7 @@ use super::support::program::{Running, bowline, command};
 use super::support::tiny;
 
 /// Every command, with what its help must speak of. A new flag belongs here, and first of all in a recipe.
-const COMMANDS: [(&str, &[&str]); 33] = [
+const COMMANDS: &[(&str, &[&str])] = &[
     ("doctor", &["--json"]),
     ("inspect", &["<MODEL>", "--context", "--json"]),
     ("score", &["<MODEL>", "--text", "--tokens", "--context", "--json", "--device", "--dtype", "--backend"]),

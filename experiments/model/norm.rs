@@ -2,11 +2,14 @@
 //!
 //! For the gradient `dy` by `y`: `dx = r (w dy - x r^2 mean(w dy x))`, `dw` the sum of `dy x r` over rows. Nothing but `x`
 //! is kept for it: `r` costs less to compute again than a pass over what holds it. In float32 on the CPU both ways are one
-//! pass of our own; elsewhere libtorch's operations, statistics in float32, as in the checkpoints' own training.
+//! pass of our own, on CUDA a kernel of ours where it may be used; elsewhere libtorch's operations, statistics in float32, as
+//! in the checkpoints' own training.
 
 use attention::tiled::rows::{self, RmsNormGradient};
 use tch::{Kind, Tensor};
 use torch_ext::autograd::{AutogradError, Backward, Recorded, custom};
+use torch_ext::fused::norm::{self, Inputs, Norm as Fused};
+use torch_ext::fused::{Use, told};
 
 use super::host::{singles, singles_mut, unset_like};
 use super::linear::Gradients;
@@ -23,7 +26,7 @@ pub struct Norm {
 impl Norm {
     /// `x` `[.., hidden]` normalised; nothing is recorded for gradients.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.by_rows(x).unwrap_or_else(|| tch::no_grad(|| self.by_libtorch(x)))
+        self.by_rows(x).or_else(|| self.by_kernel(x)).unwrap_or_else(|| tch::no_grad(|| self.by_libtorch(x)))
     }
 
     /// The same as a step of libtorch's graph that keeps `x` and nothing else.
@@ -47,7 +50,8 @@ impl Norm {
     /// `dx` for `x` and the gradient `dy` by [`Norm::forward`], both `[.., hidden]` and in one piece, added to `onto` where
     /// there is one; what they say of the weights is added to `sums`, in the order of [`Norm::parameters`].
     pub fn backward(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>, sums: &mut Gradients) -> Tensor {
-        let (dx, dw) = match self.pulled_by_rows(x, dy, onto) {
+        let by_kernel = || self.pulled_by_kernel(x, dy, onto);
+        let (dx, dw) = match self.pulled_by_rows(x, dy, onto).or_else(by_kernel) {
             Some(answer) => answer,
             None => self.pulled_by_libtorch(x, dy, onto),
         };
@@ -72,6 +76,23 @@ impl Norm {
         let mut out = unset_like(x);
         rows::rms_norm(numbers, weight, self.epsilon as f32, singles_mut(&mut out)?);
         Some(out)
+    }
+
+    fn inputs<'a>(&'a self, x: &'a Tensor) -> Inputs<'a> {
+        Inputs { x, residual: None, weight: &self.weight, bias: None, epsilon: self.epsilon }
+    }
+
+    fn by_kernel(&self, x: &Tensor) -> Option<Tensor> {
+        let inputs = self.inputs(x);
+        let machine = Fused::Rms.where_used(&inputs, Use::of_process())?;
+        told(Fused::Rms.forward(&machine, &inputs)).map(|normed| normed.out)
+    }
+
+    fn pulled_by_kernel(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> Option<(Tensor, Tensor)> {
+        let inputs = self.inputs(x);
+        let machine = Fused::Rms.where_used(&inputs, Use::of_process())?;
+        let gradients = norm::Gradients { grad: dy, grad_sum: onto };
+        told(Fused::Rms.backward(&machine, &inputs, None, gradients)).map(|found| (found.x, found.weight))
     }
 
     fn by_libtorch(&self, x: &Tensor) -> Tensor {

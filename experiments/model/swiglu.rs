@@ -1,10 +1,12 @@
 //! SwiGLU's product (Shazeer 2020): `p = silu(g) u` with `silu(g) = g s`, `s = 1 / (1 + e^-g)`.
 //!
 //! For the gradient `dp`: `dg = dp u s (1 + g (1 - s))`, `du = dp silu(g)`. In float32 on the CPU both ways are one pass of
-//! our own; elsewhere libtorch's operations, in float32. Nothing here is recorded for gradients.
+//! our own, on CUDA a kernel of ours where it may be used; elsewhere libtorch's operations, in float32. Nothing here is recorded for gradients.
 
 use attention::tiled::rows;
 use tch::{Kind, Tensor};
+use torch_ext::fused::swiglu::{self as fused, SwiGluGradients};
+use torch_ext::fused::{Use, told};
 
 use super::host::{singles, singles_mut, unset_like};
 
@@ -26,7 +28,8 @@ pub(super) fn forward(gate: &Tensor, up: &Tensor) -> Tensor {
         rows::swiglu(singles(gate)?, singles(up)?, singles_mut(&mut out)?);
         Some(out)
     };
-    by_rows().unwrap_or_else(|| {
+    let by_kernel = || told(fused::forward(&fused::where_used(gate, Use::of_process())?, gate, up));
+    by_rows().or_else(by_kernel).unwrap_or_else(|| {
         let mut open = gate.silu();
         open.g_mul_(up)
     })
@@ -36,8 +39,20 @@ pub(super) fn forward(gate: &Tensor, up: &Tensor) -> Tensor {
 pub(super) fn backward(gate: &Tensor, up: &Tensor, grad: Tensor, kept: Option<Tensor>) -> Pulled {
     match by_rows(gate, up, &grad, kept.is_none()) {
         Some((by_up, product)) => Pulled { gate: grad, up: by_up, product: kept.unwrap_or(product) },
-        None => by_libtorch(gate, up, &grad, kept),
+        None => match by_kernel(gate, up, &grad, kept.is_none()) {
+            Some(found) => {
+                let product = kept.or(found.product).unwrap_or_else(|| forward(gate, up));
+                Pulled { gate: found.gate, up: found.up, product }
+            }
+            None => by_libtorch(gate, up, &grad, kept),
+        },
     }
+}
+
+/// The gradient by the gate takes the place of `grad`; the product once more where it is wanted.
+fn by_kernel(gate: &Tensor, up: &Tensor, grad: &Tensor, again: bool) -> Option<SwiGluGradients> {
+    let machine = fused::where_used(gate, Use::of_process())?;
+    told(fused::backward_over(&machine, gate, up, grad, again))
 }
 
 /// The gradient by the gate takes the place of `grad`; that by `up` and, where it is wanted, the product are returned.

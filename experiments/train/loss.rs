@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use attention::tiled::rows;
 use tch::{Device, Kind, Tensor};
 use torch_ext::autograd::{Backward, Recorded, custom, grad_enabled};
+use torch_ext::fused::cross_entropy::{self, Targets};
+use torch_ext::fused::{Use, told};
 use torch_ext::host::contiguous_mut;
 
 use crate::error::Failure;
@@ -171,7 +173,10 @@ fn by_pieces(
 /// The summed loss of logits `[rows, vocab]` and, where it is wanted, its derivative by them, in their place.
 fn scored(mut logits: Tensor, tokens: &Tokens, wanted: bool) -> Result<(Tensor, Option<Tensor>), Failure> {
     if logits.device() != Device::Cpu || logits.kind() != Kind::Float {
-        return by_libtorch(&logits, tokens, wanted);
+        return match by_kernel(&mut logits, tokens, wanted) {
+            Some(losses) => Ok((losses.f_mul(&tokens.factors)?.f_sum(Kind::Float)?, wanted.then_some(logits))),
+            None => by_libtorch(&logits, tokens, wanted),
+        };
     }
     let (targets, factors) = (Vec::<i64>::try_from(&tokens.targets)?, Vec::<f32>::try_from(&tokens.factors)?);
     let known = |(&target, &factor): (&i64, &f32)| (factor != 0.0).then_some(target as usize);
@@ -184,6 +189,15 @@ fn scored(mut logits: Tensor, tokens: &Tokens, wanted: bool) -> Result<(Tensor, 
     }
     let sum: f64 = losses.into_iter().map(f64::from).sum();
     Ok((Tensor::from(sum as f32), wanted.then_some(logits)))
+}
+
+/// Losses of the rows by a kernel of ours, where it may be used: the logits become the derivative where that is wanted.
+fn by_kernel(logits: &mut Tensor, tokens: &Tokens, wanted: bool) -> Option<Tensor> {
+    let machine = cross_entropy::where_used(logits, Use::of_process())?;
+    let Tokens { targets, factors } = tokens;
+    let (weights, gradient) = (Some(factors), wanted.then_some(1.0));
+    let targets = Targets { columns: targets, ignored: UNCOUNTED, weights, gradient };
+    told(cross_entropy::by_kernel(&machine, logits, &targets))
 }
 
 /// The same by libtorch's operations, in float32.

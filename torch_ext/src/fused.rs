@@ -19,8 +19,24 @@ pub use machine::{Machine, OnDevice, Parameters, Use, launched, manifest, verifi
 pub use norm::Norm;
 pub use operations::{Residual, layer_norm, norm_on, rms_norm, swiglu, swiglu_on};
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
 use crate::autograd::AutogradError;
 use crate::cuda::CudaError;
+
+/// The answer; where there is none, that is told on standard error, once for each reason, and whoever asked goes another way.
+pub fn told<T>(answer: Result<T, FusedError>) -> Option<T> {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let error = match answer {
+        Ok(answer) => return Some(answer),
+        Err(error) => error.to_string(),
+    };
+    if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(error.clone()) {
+        eprintln!("warning: {error}; libtorch's operations do it");
+    }
+    None
+}
 
 /// Why a fused operation did not take place.
 #[derive(Debug, thiserror::Error)]
@@ -59,4 +75,16 @@ pub enum FusedError {
     /// libtorch's graph could not take the gradients.
     #[error(transparent)]
     Autograd(#[from] AutogradError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_passes_and_a_failure_is_none() {
+        assert_eq!(told(Ok::<_, FusedError>(3)), Some(3));
+        let broken = || FusedError::Broken { operation: "a test of ours", reason: "told once".to_owned() };
+        assert_eq!([told::<i32>(Err(broken())), told(Err(broken()))], [None, None]);
+    }
 }

@@ -14,6 +14,7 @@ use super::super::output::{print, print_json, write_json};
 use crate::error::{Failure, FailureKind};
 use crate::runtime::device::{device, device_name, kind_name};
 
+mod cpu;
 mod jobs;
 
 /// Runs that are timed together, so that waiting for the device counts little.
@@ -163,6 +164,7 @@ impl KernelsBench {
     /// The operations, by kernels where there is a device for them.
     fn jobs<'a>(&self, tensors: &'a Tensors, machine: Option<OnDevice>) -> Vec<Job<'a>> {
         let mut jobs = jobs::all(tensors, machine);
+        jobs.iter_mut().filter(|job| job.cpu.is_none()).for_each(|job| job.cpu = cpu::way(job.operation, tensors));
         jobs.retain(|job| self.only.as_ref().is_none_or(|text| job.operation.contains(text)));
         jobs
     }

@@ -10,7 +10,7 @@ use torch_ext::optim::{AdamWGroup, AdamWStep, Draws, LowMoments, LowPart, Quanti
 
 use super::{Job, Run, Sizes, bytes};
 
-const EPSILON: f64 = 1e-5;
+pub(super) const EPSILON: f64 = 1e-5;
 const HEAD_DIM: i64 = 128;
 
 /// Every operation, by kernels where there is a device for them.
@@ -26,17 +26,17 @@ pub(super) fn all<'a>(tensors: &'a Tensors, machine: Option<OnDevice>) -> Vec<Jo
 
 /// What the operations work on.
 pub(super) struct Tensors {
-    x: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    grad: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    grad_product: Tensor,
-    logits: Tensor,
-    targets: Tensor,
-    parameters: i64,
+    pub(super) x: Tensor,
+    pub(super) residual: Tensor,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) grad: Tensor,
+    pub(super) gate: Tensor,
+    pub(super) up: Tensor,
+    pub(super) grad_product: Tensor,
+    pub(super) logits: Tensor,
+    pub(super) targets: Tensor,
+    pub(super) parameters: i64,
 }
 
 impl Tensors {
