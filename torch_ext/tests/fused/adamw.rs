@@ -134,7 +134,7 @@ impl Steps {
         let mut random = SplitMix64::new(17 + step);
         let size = |place: usize| 10_f64.powi(-((place / 256 + place) as i32 % 7));
         let numbers: Vec<f64> = (0..self.count as usize).map(|place| random.normal() * size(place)).collect();
-        let mut gradient = Tensor::from_slice(&numbers).to_kind(self.gradients);
+        let gradient = Tensor::from_slice(&numbers).to_kind(self.gradients);
         if self.count > 600 {
             let _ = gradient.narrow(0, 256, 300).zero_();
         }
