@@ -57,6 +57,9 @@ struct Mask {
             store_shared_word(to + 4 * row, (u32)first_key(query + row));
     }
 
+    // Whether a query comes before a key that it therefore does not see.
+    MEMBER bool before(int query, int key) const { return ordered & (query + offset < key); }
+
     // The first query that sees a key in [key, ..).
     MEMBER int first_query(int key) const { return ordered ? max_(0, key - offset) : 0; }
 

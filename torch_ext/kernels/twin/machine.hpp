@@ -1,9 +1,9 @@
 // The machine of the host twin: blocks of lanes on one core.
 //
 // Each lane of a block runs on a stack of its own until it meets something that lanes do together; when the whole warp (or
-// block) has met it, it is carried out by a plain definition of what the PTX ISA says, and the lanes go on. Warps run as
-// far apart as barriers allow, in an order drawn from a seed, so that a missing barrier changes results. A broken rule (an
-// access outside of a buffer, a misaligned address, lanes of a warp that part) ends the program with a message.
+// warpgroup, or block) has met it, it is carried out by a plain definition of what the PTX ISA says, and the lanes go on. Warps
+// run as far apart as barriers allow, in an order drawn from a seed, so that a missing barrier changes results. A broken rule
+// (an access outside of a buffer, a misaligned address, a block in which nobody can go on) ends the program with a message.
 #pragma once
 
 #include <csetjmp>
@@ -59,8 +59,8 @@ void check_shared(u32 at, u32 size) {
 
 // ---- lanes ----
 
-enum State { READY, AT_WARP, AT_BARRIER, DONE };
-enum Kind { NONE, SHUFFLE, ANY, LOAD, LOAD_TRANSPOSED, MULTIPLY };
+enum State { READY, AT_WARP, AT_WARPGROUP, AT_BARRIER, AT_MBARRIER, SPINNING, DONE };
+enum Kind { NONE, SHUFFLE, ANY, LOAD, LOAD_TRANSPOSED, MULTIPLY, SYNC, WGMMA, WGMMA_FENCE, WGMMA_COMMIT, WGMMA_WAIT };
 
 // What a lane brings to something that its warp does together, and what it takes away.
 struct Request {
@@ -71,6 +71,12 @@ struct Request {
     bool flag;
     u32 words[4], other[2];
     float sums[4];
+    // Of wgmma: where this lane's part of the result and of the left factor are, and the descriptors of both factors.
+    float *result;
+    const u32 *factor;
+    uint64_t left, right;
+    int blocks;
+    bool add, left_turned, right_turned;
 };
 
 const int MOST_COPIES = 4096, MOST_GROUPS = 8;
@@ -88,6 +94,9 @@ struct Lane {
     Request request;
     Copy copies[MOST_COPIES];
     int copy_count, group;
+    // At a barrier: which, and for how many; at an mbarrier: where, and for the end of which phase.
+    int barrier, threads;
+    u32 mbarrier, parity;
     ucontext_t start;
     jmp_buf at;
     bool started;
@@ -201,6 +210,13 @@ void any(Lane **warp) {
     for (int l = 0; l < 32; l++) warp[l]->request.flag = some;
 }
 
+// Generation 2 does more together; see hopper.hpp.
+void carry_out_more(Lane **warp);
+bool settle_more();
+void start_block_more();
+void end_block_more();
+void wrote_shared(u32 at, u32 size);
+
 void carry_out(Lane **warp) {
     Kind kind = warp[0]->request.kind;
     for (int l = 1; l < 32; l++)
@@ -211,7 +227,8 @@ void carry_out(Lane **warp) {
     case LOAD: load_matrices(warp, false); break;
     case LOAD_TRANSPOSED: load_matrices(warp, true); break;
     case MULTIPLY: multiply(warp); break;
-    default: fail("a warp does nothing together");
+    case SYNC: break;
+    default: carry_out_more(warp);
     }
     for (int l = 0; l < 32; l++) warp[l]->state = READY;
 }
@@ -235,25 +252,71 @@ void shuffle_order(int *order, int count) {
     }
 }
 
-// Runs a warp until all its lanes wait at a barrier or are done; says which.
-State run_warp(Lane **warp) {
+// Runs a warp until none of its lanes can go on; says whether any could.
+bool run_warp(Lane **warp) {
     int order[32];
-    for (;;) {
+    for (bool moved = false;; moved = true) {
         // Between two meetings the lanes of a warp run in any order.
+        bool ran = false;
         shuffle_order(order, 32);
         for (int i = 0; i < 32; i++)
-            if (warp[order[i]]->state == READY) run_lane(warp[order[i]]);
-        State state = warp[0]->state;
-        for (int l = 1; l < 32; l++)
-            if (warp[l]->state != state) fail("lanes of a warp part: some are done or at a barrier, some are not");
-        if (state != AT_WARP) return state;
-        carry_out(warp);
+            if (warp[order[i]]->state == READY) {
+                run_lane(warp[order[i]]);
+                ran = true;
+            }
+        bool met = true;
+        for (int l = 0; l < 32; l++) met = met && warp[l]->state == AT_WARP;
+        if (met) carry_out(warp);
+        else if (!ran) return moved;
         steps++;
     }
 }
 
+// Warps that came to a barrier without waiting for it, by its number.
+const int BARRIERS = 16;
+int arrived[BARRIERS];
+
+// Opens barriers that as many threads have come to as were to come.
+bool open_barriers() {
+    bool opened = false;
+    for (int barrier = 0; barrier < BARRIERS; barrier++) {
+        int count = arrived[barrier], threads = 0;
+        for (int i = 0; i < lane_count; i++) {
+            if (lanes[i]->state != AT_BARRIER || lanes[i]->barrier != barrier) continue;
+            if (threads && lanes[i]->threads != threads) fail("barrier %d is for different numbers of threads", barrier);
+            threads = lanes[i]->threads;
+            count++;
+        }
+        if (threads && count > threads) fail("more than %d threads came to barrier %d", threads, barrier);
+        if (!threads || count != threads) continue;
+        auto waits = [&](int i) { return lanes[i]->state == AT_BARRIER && lanes[i]->barrier == barrier; };
+        for (int i = 0; i < lane_count; i++)
+            if (waits(i) != waits(i / 32 * 32)) fail("a part of a warp came to barrier %d", barrier);
+        for (int i = 0; i < lane_count; i++)
+            if (waits(i)) lanes[i]->state = READY;
+        arrived[barrier] = 0;
+        opened = true;
+    }
+    return opened;
+}
+
+void describe_hanging() {
+    const char *names[] = {"can go on", "wait for their warp", "wait for their warpgroup", "wait at a barrier",
+                           "wait at an mbarrier", "wait for another block", "are done"};
+    for (int state = READY; state <= DONE; state++) {
+        int count = 0, first = -1;
+        for (int i = 0; i < lane_count; i++)
+            if (lanes[i]->state == state && count++ == 0) first = i;
+        if (count)
+            fprintf(stderr, "%d lanes, the first of them %d, %s (%d)\n", count, first, names[state],
+                    state == AT_BARRIER ? lanes[first]->barrier : state == AT_MBARRIER ? (int)lanes[first]->mbarrier : 0);
+    }
+    fail("a block hangs");
+}
+
 void run_block() {
     memset(shared, POISON, shared_size);
+    memset(arrived, 0, sizeof arrived);
     for (int i = 0; i < lane_count; i++) {
         Lane *lane = lanes[i];
         lane->state = READY;
@@ -265,15 +328,19 @@ void run_block() {
         lane->start.uc_link = nullptr;
         makecontext(&lane->start, lane_main, 0);
     }
+    start_block_more();
     int warps = lane_count / 32, order[MOST_LANES / 32];
     for (;;) {
+        bool moved = false, done = true;
         shuffle_order(order, warps);
-        State state = run_warp(lanes + 32 * order[0]);
-        for (int i = 1; i < warps; i++)
-            if (run_warp(lanes + 32 * order[i]) != state) fail("some warps of a block are done, some wait at a barrier");
-        if (state == DONE) return;
-        for (int i = 0; i < lane_count; i++) lanes[i]->state = READY;
+        for (int i = 0; i < warps; i++) moved |= run_warp(lanes + 32 * order[i]);
+        for (int i = 0; i < lane_count; i++) done = done && lanes[i]->state == DONE;
+        if (done) break;
+        moved |= open_barriers();
+        moved |= settle_more();
+        if (!moved) describe_hanging();
     }
+    end_block_more();
 }
 
 void run_grid(void (*kernel)(), int threads, u32 seed) {

@@ -21,7 +21,13 @@ DEVICE int grid_x() { return twin::grid_size[0]; }
 
 DEVICE u32 shared_address(u32 byte) { return byte; }
 
-DEVICE void barrier() { twin::wait_as(twin::AT_BARRIER); }
+DEVICE void barrier_of(int number, int threads) {
+    if (number < 0 || number >= twin::BARRIERS) twin::fail("there is no barrier %d", number);
+    twin::current->barrier = number;
+    twin::current->threads = threads;
+    twin::wait_as(twin::AT_BARRIER);
+}
+DEVICE void barrier() { barrier_of(0, twin::lane_count); }
 
 // ---- asynchronous copies: what is copied is unknown from the start of a copy until it is waited for ----
 
@@ -190,8 +196,19 @@ DEVICE int load_shared_int(u32 address) {
 DEVICE void store_shared_float(u32 address, float value) {
     twin::check_shared(address, 4);
     memcpy(twin::shared + address, &value, 4);
+    twin::wrote_shared(address, 4);
 }
 DEVICE void store_shared_word(u32 address, u32 word) {
     twin::check_shared(address, 4);
     memcpy(twin::shared + address, &word, 4);
+    twin::wrote_shared(address, 4);
 }
+
+#ifndef HOPPER
+// Kernels of generation 1 do no more than the above.
+void twin::carry_out_more(Lane **) { fail("a warp does nothing together"); }
+bool twin::settle_more() { return false; }
+void twin::start_block_more() {}
+void twin::end_block_more() {}
+void twin::wrote_shared(u32, u32) {}
+#endif
