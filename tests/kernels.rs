@@ -29,12 +29,29 @@ fn a_checked_kernel_is_a_row_with_every_column() {
     assert_eq!(archs, ["sm_80", "sm_90a"]);
     for row in rows {
         let columns: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
-        let expected = ["name", "arch", "registers", "shared_bytes", "spill_bytes", "advisories", "compile_seconds"];
+        let expected =
+            ["name", "arch", "registers", "shared_bytes", "spill_bytes", "advisories", "lacking", "compile_seconds"];
         assert_eq!(columns, expected);
         assert!(row["registers"].as_u64().unwrap() > 0 && row["shared_bytes"].as_u64().unwrap() > 0, "{row}");
         assert_eq!((row["spill_bytes"].as_u64(), &row["advisories"]), (Some(0), &Value::Array(Vec::new())), "{row}");
         assert!(row["compile_seconds"].as_f64().unwrap() > 0.0, "{row}");
     }
+}
+
+#[test]
+fn kernels_for_one_chip_are_checked_for_it_alone_and_have_its_instructions() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--only", "keys_hopper_bf16_64_plain", "--json"];
+    let Some(ran) = checked(dir.path(), &args) else { return };
+    let rows = rows(&ran.expect(0));
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(
+        (&rows[0]["arch"], &rows[0]["lacking"]),
+        (&Value::from("sm_90a"), &Value::Array(Vec::new())),
+        "{rows:?}"
+    );
+    let Some(ran) = checked(dir.path(), &["--only", "hopper", "--arch", "sm_80"]) else { return };
+    assert!(ran.expect(2).err.contains("sm_80"));
 }
 
 #[test]

@@ -114,7 +114,9 @@ pub struct Gradients {
 /// Every backend of this build, fastest first.
 static REGISTRY: &[&dyn AttentionBackend] = &[
     #[cfg(feature = "torch")]
-    &crate::cuda::Cuda,
+    &crate::cuda::Cuda::ANY,
+    #[cfg(feature = "torch")]
+    &crate::cuda::Cuda::HOPPER,
     #[cfg(feature = "torch")]
     &crate::tiled::Tiled,
     #[cfg(feature = "torch")]

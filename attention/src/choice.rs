@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | CPU | taken by `tiled`, 16 queries or more | `tiled` |
 //! | CPU | fewer queries, as in decoding over a cache | `libtorch` |
-//! | CUDA | kernels of `cuda` verified on that architecture | `cuda` |
+//! | CUDA | kernels of `cuda`, of either generation, verified on that architecture | `cuda` |
 //! | any | anything else | `libtorch` |
 //!
 //! [`Backend::auto`] asks anew for every problem. A backend that is asked for by name is never replaced by another.

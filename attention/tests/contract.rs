@@ -31,6 +31,10 @@ mod tiled_promises;
 #[cfg(feature = "torch")]
 mod twin_attention;
 #[cfg(feature = "torch")]
+mod twin_hopper;
+#[cfg(feature = "torch")]
+mod twin_hopper_primitives;
+#[cfg(feature = "torch")]
 mod twin_machine;
 #[cfg(feature = "torch")]
 mod twin_mutants;

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use attention::cuda::kernels::{HEAD_DIMS, Kernel, Scores};
-use attention::cuda::{every_kernel, kernels_of, launched, rotate};
+use attention::cuda::kernels::{Generation, HEAD_DIMS, Kernel, Scores};
+use attention::cuda::{backend_of, every_kernel, kernels_of, launched, rotate};
 use attention::{Alibi, AttnProblem, AttnShape, Backend, DType, DocumentStarts, Mask, reference};
 use ndarray::Axis;
-use torch_ext::cuda::{TableKernel, source_hash};
+use torch_ext::cuda::{Arch, TableKernel, source_hash};
 
 use crate::backward::Truth;
 use crate::support::budget::{Budget, judge, judge_lse};
@@ -22,6 +22,8 @@ use crate::support::turns::{Turn, turns};
 
 /// Cases with more multiplications than this are left out: the reference behind them would take minutes.
 const MOST_WORK: usize = 40_000_000;
+
+const GENERATIONS: [Generation; 2] = [Generation::First, Generation::Second];
 
 /// How often each kernel passed and failed, by name.
 type Tally = BTreeMap<String, (usize, usize)>;
@@ -67,7 +69,7 @@ fn scored(problem: AttnProblem, scores: Scores) -> AttnProblem {
 fn cases() -> Vec<Case> {
     let mut cases = table();
     cases.extend(for_every_kernel(cases.len()));
-    let has_kernels = |case: &Case| kernels_of(&case.problem, case.dtype).is_some();
+    let has_kernels = |case: &Case| kernels_of(Generation::First, &case.problem, case.dtype).is_some();
     cases.into_iter().filter(|case| has_kernels(case) && case.work() <= MOST_WORK).collect()
 }
 
@@ -122,7 +124,7 @@ fn entries(tally: &Tally, device: &torch_ext::cuda::Device) -> Vec<serde_json::V
 
 #[test]
 fn every_kernel_passes_on_a_device() {
-    let cuda = Backend::from_name("cuda").unwrap();
+    let cuda = backend_of(Generation::First);
     let cases = cases();
     if let Err(unsupported) = cuda.supports(&cases[0].problem, cases[0].dtype) {
         println!("{} cases of {} kernels skipped: {unsupported}", cases.len(), every_kernel().len());
@@ -130,16 +132,20 @@ fn every_kernel_passes_on_a_device() {
     }
     let device = torch_ext::cuda::Device::get(0).unwrap();
     let (mut tally, mut refused) = (Tally::new(), Vec::new());
-    for case in &cases {
-        let inputs = case.inputs();
-        let kernels = kernels_of(&case.problem, case.dtype).unwrap();
+    let generations = if device.arch() == Arch::SM_90A { &GENERATIONS[..] } else { &GENERATIONS[..1] };
+    for (case, generation) in
+        cases.iter().flat_map(|case| generations.iter().map(move |&generation| (case, generation)))
+    {
+        let Some(kernels) = kernels_of(generation, &case.problem, case.dtype) else { continue };
+        let (inputs, cuda) = (case.inputs(), backend_of(generation));
         for (pass, kernels, work) in [
             ("forward", &kernels[..1], forward as fn(Backend, &Case, &Inputs) -> Result<(), String>),
             ("backward", &kernels[1..], backward),
         ] {
             let outcome = work(cuda, case, &inputs);
             count(&mut tally, kernels, &outcome);
-            refused.extend(outcome.err().map(|reason| format!("{pass} of {}: {reason}", case.describe())));
+            let told = |reason| format!("{pass} by {}, {}: {reason}", cuda.name(), case.describe());
+            refused.extend(outcome.err().map(told));
         }
     }
     for turn in turns() {
@@ -155,14 +161,16 @@ fn every_kernel_passes_on_a_device() {
         std::fs::write(file, text + "\n").unwrap();
     }
     assert!(refused.is_empty(), "{} on {}:\n{}", device.name(), device.arch(), refused.join("\n"));
-    assert_eq!(launched(0).len(), every_kernel().len(), "every kernel was run");
+    let made = every_kernel().iter().filter(|kernel| kernel.is_for(device.arch())).count();
+    assert_eq!(launched(0).len(), made, "every kernel was run");
 }
 
 #[test]
 fn the_cases_reach_every_kernel() {
     let reached: std::collections::BTreeSet<String> = cases()
         .iter()
-        .flat_map(|case| kernels_of(&case.problem, case.dtype).unwrap())
+        .flat_map(|case| GENERATIONS.iter().filter_map(|&generation| kernels_of(generation, &case.problem, case.dtype)))
+        .flatten()
         .chain(turns().iter().map(Turn::kernel))
         .map(|kernel| kernel.name())
         .collect();

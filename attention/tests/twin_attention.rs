@@ -57,13 +57,13 @@ impl Truth {
 }
 
 /// The small 16-bit cases of the table.
-fn small_cases() -> Vec<Case> {
+pub(crate) fn small_cases() -> Vec<Case> {
     let small = |case: &Case| case.work() <= MOST_WORK && matches!(case.dtype, DType::BF16 | DType::F16);
     table().into_iter().filter(small).collect()
 }
 
 /// A problem for every head size and way of scoring, masks and element types in turn; lengths fit no tile.
-fn for_every_kernel() -> Vec<Case> {
+pub(crate) fn for_every_kernel() -> Vec<Case> {
     let kinds = HEAD_DIMS.into_iter().flat_map(|head_dim| (0..3).map(move |scores| (head_dim, scores)));
     let case = |(number, (head_dim, scores)): (usize, (usize, usize))| {
         let shape = AttnShape { batch: 1, query_heads: 2, key_heads: 1, query_len: 65, key_len: 97, head_dim };

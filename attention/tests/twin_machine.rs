@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use attention::cuda::hopper;
 use attention::cuda::params::{Params, Strides};
 use testkit::twin;
 
@@ -19,8 +20,43 @@ pub(crate) struct Launch<'a> {
     /// Decides in which order warps and lanes run.
     pub(crate) seed: u32,
     /// Addresses are numbers of buffers, from 1 on.
-    pub(crate) params: &'a Params,
+    pub(crate) params: &'a dyn Arguments,
     pub(crate) buffers: &'a mut [Vec<u8>],
+}
+
+/// What a kernel takes, as C++ has it in memory.
+pub(crate) trait Arguments {
+    fn bytes(&self) -> Vec<u8>;
+}
+
+impl Arguments for Params {
+    fn bytes(&self) -> Vec<u8> {
+        bytes(self)
+    }
+}
+
+impl Arguments for hopper::Launch {
+    fn bytes(&self) -> Vec<u8> {
+        let l = self;
+        let mut all: Vec<u8> = l.maps.iter().flat_map(|map| map.0).flat_map(u64::to_ne_bytes).collect();
+        all.extend(bytes(&l.params));
+        all.extend(l.turns.to_ne_bytes());
+        let sizes = [l.heads, l.tiles, l.section, l.group, l.planes, l.section_pieces, l.pieces, l.shortest_first];
+        all.extend(sizes.iter().flat_map(|x| x.to_ne_bytes()));
+        all.resize(all.len().next_multiple_of(align_of::<Self>()), 0);
+        assert_eq!(all.len(), size_of::<Self>(), "a field of Launch is missing here");
+        all
+    }
+}
+
+/// A descriptor as the twin's copy engine reads it; the address is the number of a buffer.
+pub(crate) fn described(tiled: &hopper::Tiled) -> hopper::TensorMap {
+    let [d0, d1, d2, d3] = tiled.dims;
+    let [s0, s1, s2] = tiled.strides;
+    let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let boxes = pair(tiled.columns(), tiled.rows);
+    let element = pair(tiled.element_bytes, u32::from(tiled.element_bytes == 4));
+    hopper::TensorMap([tiled.address, d0, d1, d2, d3, s0, s1, s2, boxes, element, 0, 0, 0, 0, 0, 0])
 }
 
 /// Compiles `parts` with the definitions of `options`; the entry point is `entry`.
@@ -40,7 +76,7 @@ impl Program {
     /// The rule that the kernel broke.
     pub(crate) fn run(&self, launch: Launch<'_>) -> Result<u64, String> {
         let Launch { grid, threads, shared_bytes, seed, params, buffers } = launch;
-        let params = &bytes(params);
+        let params = &params.bytes();
         self.0.run(twin::Launch { grid, threads, shared_bytes, seed, params, pointers: POINTERS, buffers })
     }
 }

@@ -2,7 +2,7 @@
 //! the lane and word that hold it, where the twin goes from lanes to places.
 
 use attention::DType;
-use attention::cuda::kernels::{self, Pass, Scores, Spec};
+use attention::cuda::kernels::{self, Generation, Pass, Scores, Spec};
 use attention::cuda::params::Params;
 use half::{bf16, f16};
 use torch_ext::cuda::TableKernel;
@@ -37,7 +37,7 @@ KERNEL(32, 1) probe(const Params p) {
 ";
 
 fn probe(dtype: DType) -> Program {
-    let spec = Spec { pass: Pass::Forward, dtype, head_dim: 64, scores: Scores::Plain };
+    let spec = Spec { generation: Generation::First, pass: Pass::Forward, dtype, head_dim: 64, scores: Scores::Plain };
     let kernel = kernels::kernel(spec).unwrap();
     let params = kernel.parts().into_iter().filter(|(file, _)| *file == "params.cuh");
     let mut parts: Vec<(&str, String)> = params.map(|(file, text)| (file, text.to_owned())).collect();

@@ -1,14 +1,15 @@
 //! A case of the table through the host twin: buffers, strides and launches as a launcher on a device has them.
 
-use attention::cuda::kernels::{self, Kernel, Pass, Scores, Spec};
+use attention::DType;
+use attention::cuda::kernels::{Generation, Kernel};
 use attention::cuda::params::{self, Params, Strides};
-use attention::{AttnProblem, DType};
+use attention::cuda::{hopper, kernels_of};
 use half::{bf16, f16};
 use ndarray::{Array4, ArrayView4};
 use torch_ext::cuda::TableKernel;
 
 use crate::support::cases::{Case, Inputs};
-use crate::twin_machine::{Launch, Program, compile};
+use crate::twin_machine::{Launch, Program, compile, described};
 
 /// What the kernels answer.
 pub(crate) struct Answer {
@@ -96,11 +97,8 @@ fn decode(dtype: DType, bytes: &[u8]) -> f64 {
     }
 }
 
-/// The program of one kernel for a problem, its text changed by a mutation if there is one for it.
-fn program(problem: &AttnProblem, dtype: DType, pass: Pass, mutation: Option<Mutation>) -> (Kernel, Program) {
-    let head_dim = kernels::padded_head_dim(problem.shape().head_dim).unwrap();
-    let scores = if pass == Pass::Prepare { Scores::Plain } else { Scores::of(problem) };
-    let kernel = kernels::kernel(Spec { pass, dtype, head_dim, scores }).unwrap();
+/// The program of one kernel, its text changed by a mutation if there is one for it.
+fn program(kernel: &Kernel, mutation: Option<Mutation>) -> Program {
     let changed = |(file, text): &(&'static str, &'static str)| match mutation {
         Some(mutation) if mutation.file == *file => {
             assert!(text.contains(mutation.from), "{file} has changed: {:?} is not in it", mutation.from);
@@ -109,16 +107,41 @@ fn program(problem: &AttnProblem, dtype: DType, pass: Pass, mutation: Option<Mut
         _ => (*file, (*text).to_owned()),
     };
     let parts: Vec<(&str, String)> = kernel.parts()[1..].iter().map(changed).collect();
-    let program = compile(&parts, pass.entry(), &kernel.options());
-    (kernel, program)
+    compile(&parts, kernel.entry(), &kernel.options())
 }
 
-/// Forward and backward of a case.
+/// Forward and backward of a case by the first generation.
 ///
 /// # Errors
 ///
 /// The rule that a kernel broke.
 pub(crate) fn run(case: &Case, i: &Inputs, mutation: Option<Mutation>, seed: u32) -> Result<Answer, String> {
+    run_by(Way::First, case, i, mutation, seed)
+}
+
+/// Whose kernels run, and on how much of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    First,
+    /// dq the same bits every time; as many blocks as there are pieces of work, or one for all of them: the twin runs blocks
+    /// one after the other, so that a block may wait only for those before it.
+    Ordered {
+        blocks: u32,
+    },
+    /// dq in any order.
+    Unordered {
+        blocks: u32,
+    },
+}
+
+/// As [`run`], by either generation.
+pub(crate) fn run_by(
+    way: Way,
+    case: &Case,
+    i: &Inputs,
+    mutation: Option<Mutation>,
+    seed: u32,
+) -> Result<Answer, String> {
     let (problem, shape) = (&case.problem, case.problem.shape());
     let (query_dims, key_dims) = (shape.query_dims(), shape.key_dims());
     // Both orders of heads and positions occur among the tensors of every case.
@@ -144,15 +167,26 @@ pub(crate) fn run(case: &Case, i: &Inputs, mutation: Option<Mutation>, seed: u32
     if let Some((starts, offsets)) = params::documents(problem) {
         (p.starts, p.start_offsets) = (memory.integers(starts), memory.integers(offsets));
     }
+    let generation = if way == Way::First { Generation::First } else { Generation::Second };
+    let mut turns = 0;
+    if generation == Generation::Second {
+        p.dq_sum = memory.floats(vec![f32::NAN; padded * shape.head_dim]);
+        turns = if matches!(way, Way::Ordered { .. }) { memory.integers(vec![-1; 2 * padded / 64]) } else { 0 };
+    }
     let mut bank_conflicts = 0;
-    for pass in [Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries] {
-        let (kernel, program) = program(problem, case.dtype, pass, mutation);
+    for kernel in kernels_of(generation, problem, case.dtype).unwrap() {
+        let program = program(&kernel, mutation);
+        let told = hopper::Launch::of(&kernel, &p, turns, |tiled| Ok::<_, String>(described(tiled)))?;
+        let grid = match way {
+            Way::First => kernel.grid(&p),
+            Way::Ordered { blocks } | Way::Unordered { blocks } => told.grid(&kernel, blocks),
+        };
         let launch = Launch {
-            grid: kernel.grid(&p),
+            grid,
             threads: kernel.threads(),
             shared_bytes: kernel.shared_bytes,
             seed,
-            params: &p,
+            params: if way == Way::First { &p } else { &told },
             buffers: &mut memory.buffers,
         };
         bank_conflicts += program.run(launch).map_err(|rule| format!("{}: {rule}", kernel.name()))?;

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use torch_ext::cuda::{Arch, Nvrtc, TableKernel, Verified, compiled, source_hash};
+use torch_ext::cuda::{Arch, Nvrtc, TableKernel, Verified, compiled, instructions, source_hash};
 
 use super::output::{print, print_json};
 use crate::error::{Failure, FailureKind};
@@ -59,6 +59,8 @@ struct Row {
     shared_bytes: Option<u64>,
     spill_bytes: Option<u32>,
     advisories: Vec<String>,
+    /// Instructions that the machine code lacks though the kernel was written for them.
+    lacking: Vec<&'static str>,
     /// Processor time of the compiling thread, so that other work on the machine does not count.
     compile_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,8 +111,15 @@ impl Check {
             let text = self.only.unwrap_or_default();
             return Err(Failure::config(format!("--only {text}: no kernel has that in its name")));
         }
-        let jobs: Vec<Job> =
-            kernels.iter().flat_map(|kernel| archs.iter().map(move |&arch| (kernel.as_ref(), arch))).collect();
+        let jobs: Vec<Job> = kernels
+            .iter()
+            .flat_map(|kernel| archs.iter().map(move |&arch| (kernel.as_ref(), arch)))
+            .filter(|(kernel, arch)| kernel.is_for(*arch))
+            .collect();
+        if jobs.is_empty() {
+            let names: Vec<String> = archs.iter().map(Arch::to_string).collect();
+            return Err(Failure::config(format!("--arch {}: no such kernel is made for it", names.join(","))));
+        }
         let rows = checked(&jobs, nvrtc);
         let at_fault = rows.iter().filter(|row| !row.faults().is_empty()).count();
         match self.json {
@@ -185,6 +194,7 @@ impl Row {
             shared_bytes: None,
             spill_bytes: None,
             advisories: Vec::new(),
+            lacking: Vec::new(),
             compile_seconds: None,
             error: None,
         };
@@ -203,6 +213,7 @@ impl Row {
             // A function that the entry calls may spill as well.
             spill_bytes: report.functions.iter().map(|function| function.spill_bytes).max(),
             advisories: report.advisories,
+            lacking: lacking(kernel, &compiled.cubin),
             compile_seconds: compiled.took.map(|took| took.as_secs_f64()),
             ..empty
         }
@@ -211,6 +222,9 @@ impl Row {
     /// What is wrong, each in words.
     fn faults(&self) -> Vec<String> {
         let mut faults: Vec<String> = self.error.iter().chain(&self.advisories).cloned().collect();
+        if !self.lacking.is_empty() {
+            faults.push(format!("its machine code has no {}", self.lacking.join(", no ")));
+        }
         if let Some(bytes) = self.spill_bytes.filter(|&bytes| bytes > 0) {
             faults.push(format!("a thread keeps {bytes} bytes outside the chip"));
         }
@@ -219,6 +233,13 @@ impl Row {
         }
         faults
     }
+}
+
+/// Names of the instructions that a kernel was written for and its machine code has not.
+fn lacking(kernel: &dyn TableKernel, cubin: &[u8]) -> Vec<&'static str> {
+    let found = instructions(cubin, kernel.entry()).unwrap_or_default();
+    let has = |wanted| found.iter().any(|&(instruction, count)| instruction == wanted && count > 0);
+    kernel.instructions().iter().filter(|&&wanted| !has(wanted)).map(|wanted| wanted.name()).collect()
 }
 
 /// The table for a reader.
@@ -303,16 +324,18 @@ mod tests {
             shared_bytes: Some(49_152),
             spill_bytes: Some(0),
             advisories: Vec::new(),
+            lacking: Vec::new(),
             compile_seconds: Some(0.5),
             error: None,
         }
     }
 
     #[test]
-    fn a_spill_an_advisory_a_slow_compilation_and_a_failed_one_are_faults() {
+    fn a_spill_an_advisory_a_lacking_instruction_a_slow_compilation_and_a_failed_one_are_faults() {
         assert_eq!(good().faults(), Vec::<String>::new());
         let wrong = [
             Row { spill_bytes: Some(8), ..good() },
+            Row { lacking: vec!["HGMMA", "UTMALDG"], ..good() },
             Row { advisories: vec!["(C7510) serialized".into()], ..good() },
             Row { compile_seconds: Some(2.01), ..good() },
             Row { error: Some("does not compile".into()), registers: None, ..good() },

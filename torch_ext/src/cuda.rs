@@ -19,7 +19,9 @@ mod load;
 mod manifest;
 mod nvrtc;
 mod ptxas;
+mod sass;
 mod table;
+mod tensor_map;
 
 pub use arch::{Arch, ArchError, Capability};
 pub use cache::{CACHE_VARIABLE, Cache, Key};
@@ -30,7 +32,9 @@ pub use launch::{Kernel, Launch};
 pub use manifest::{Manifest, ManifestError, Verified};
 pub use nvrtc::{NVRTC_VARIABLE, Nvrtc};
 pub use ptxas::{FunctionReport, PtxasReport};
-pub use table::{PRIMITIVES, Ready, TableKernel, compiled, source_hash, source_of};
+pub use sass::{Instruction, instructions};
+pub use table::{HOPPER_PRIMITIVES, PRIMITIVES, Ready, TableKernel, compiled, source_hash, source_of};
+pub use tensor_map::{MapElement, TiledTensor};
 
 /// The variable that names libtorch's CUDA library, or the folder that holds it.
 pub const LIBRARY_VARIABLE: &str = "BOWLINE_LIBTORCH_CUDA";

@@ -1,40 +1,88 @@
-//! The backend `cuda`.
+//! The backends `cuda` and `hopper`.
 
 use tch::{Device, Kind, Tensor};
-use torch_ext::cuda::{self, CudaError, Launch};
+use torch_ext::cuda::{self, Arch, CudaError, Launch, MapElement, TiledTensor};
 
 use super::constants::constant;
-use super::kernels::{Kernel, Pass, Scores, Spec, kernel, padded_head_dim};
+use super::hopper;
+use super::kernels::{Generation, Kernel, Pass, Scores, Spec, kernel, padded_head_dim};
 use super::params::{Params, Strides, documents, slopes};
-use super::ready::ready;
-use crate::backend::{Attended, AttentionBackend, Gradients};
+use super::ready::{ready, verified_of};
+use crate::backend::{Attended, AttentionBackend, Backend, Gradients};
 use crate::error::{AttnError, DType, Feature, Unsupported};
 use crate::problem::AttnProblem;
 use crate::shape::signed;
 use crate::tensors::dtype_of;
 
-/// Its name.
+/// The name of the one that takes the newest verified kernels.
 const NAME: &str = "cuda";
+/// The name of the one that takes those of the second generation.
+const HOPPER_NAME: &str = "hopper";
 /// Blocks that a launch may have along y or z.
 pub(super) const MOST_BLOCKS: usize = 65_535;
 /// Kernels read rows in pieces of as many bytes.
 const PIECE_BYTES: i64 = 16;
 
-/// The backend `cuda`: kernels of our own on CUDA tensors, differentiable. Its backward gives the same bits every time.
+/// The backends `cuda` and `hopper`: kernels of our own on CUDA tensors, differentiable. The backward gives the same bits every
+/// time.
 #[derive(Debug, Clone, Copy)]
-pub struct Cuda;
+pub struct Cuda {
+    /// None for the newest that is verified for problem and device, else the first.
+    asked: Option<Generation>,
+}
+
+impl Cuda {
+    pub(crate) const ANY: Self = Self { asked: None };
+    pub(crate) const HOPPER: Self = Self { asked: Some(Generation::Second) };
+    const FIRST: Self = Self { asked: Some(Generation::First) };
+
+    fn of(self) -> &'static Self {
+        match self.asked {
+            None => &Self::ANY,
+            Some(Generation::First) => &Self::FIRST,
+            Some(Generation::Second) => &Self::HOPPER,
+        }
+    }
+
+    fn declined(self, feature: Feature) -> Unsupported {
+        Unsupported { backend: self.name(), feature }
+    }
+
+    /// Whether there are kernels for a problem, wherever they would run.
+    fn fits(self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
+        fits(self.asked.unwrap_or(Generation::First), problem, dtype).map_err(|feature| self.declined(feature))
+    }
+
+    /// What a problem's kernels are made of on a device.
+    fn generation(self, problem: &AttnProblem, dtype: DType, arch: Arch) -> Result<Generation, Unsupported> {
+        match self.asked {
+            None if verified_of(Generation::Second, problem, dtype, arch) => Ok(Generation::Second),
+            None => Ok(Generation::First),
+            Some(Generation::Second) if arch != Arch::SM_90A => {
+                Err(self.declined(Feature::Device(format!("a device of {arch}: it is made for sm_90a"))))
+            }
+            Some(generation) => Ok(generation),
+        }
+    }
+}
+
+/// The backend whose kernels are of one generation, verified or not.
+#[must_use]
+pub fn backend_of(generation: Generation) -> Backend {
+    Backend::of(Cuda { asked: Some(generation) }.of())
+}
 
 impl AttentionBackend for Cuda {
     fn name(&self) -> &'static str {
-        NAME
+        if self.asked == Some(Generation::Second) { HOPPER_NAME } else { NAME }
     }
 
     fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
         let state = cuda::state();
         if !state.is_available() {
-            return Err(declined(Feature::Device(format!("this machine, which has no CUDA device: {state}"))));
+            return Err(self.declined(Feature::Device(format!("this machine, which has no CUDA device: {state}"))));
         }
-        fits(problem, dtype).map_err(declined)
+        self.fits(problem, dtype)
     }
 
     fn runs_on(&self, device: Device) -> bool {
@@ -46,11 +94,11 @@ impl AttentionBackend for Cuda {
     }
 
     fn forward(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, AttnError> {
-        crate::autograd::differentiable(&Self, problem, q, k, v)
+        crate::autograd::differentiable(self.of(), problem, q, k, v)
     }
 
     fn attend(&self, problem: &AttnProblem, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Attended, AttnError> {
-        let job = Job::new(problem, q)?;
+        let job = Job::new(*self, problem, q)?;
         let [q, k, v] = [job.readable(q)?, job.readable(k)?, job.readable(v)?];
         let shape = problem.shape();
         let output = job.empty(&shape.query_dims(), q.kind())?;
@@ -58,7 +106,7 @@ impl AttentionBackend for Cuda {
         let (inputs, _tables) = job.inputs(&q, &k, &v)?;
         let params =
             Params { output: address(&output), output_strides: strides(&output)?, lse: address(&lse), ..inputs };
-        job.run(Pass::Forward, &params)?;
+        job.run(Pass::Forward, &params, 0)?;
         Ok(Attended { output, lse })
     }
 
@@ -71,7 +119,7 @@ impl AttentionBackend for Cuda {
         attended: &Attended,
         grad_output: &Tensor,
     ) -> Result<Gradients, AttnError> {
-        let job = Job::new(problem, q)?;
+        let job = Job::new(*self, problem, q)?;
         let [q, k, v] = [job.readable(q)?, job.readable(k)?, job.readable(v)?];
         let [output, grad_output] = [job.readable(&attended.output)?, job.readable(grad_output)?];
         let lse = attended.lse.f_contiguous().map_err(|source| job.torch(source))?;
@@ -83,7 +131,9 @@ impl AttentionBackend for Cuda {
         let padded = usize::try_from(inputs.padded_query_len).unwrap_or(shape.query_len);
         let row_dims = [shape.batch, shape.query_heads, padded];
         let (delta, lse_log2) = (job.empty(&row_dims, Kind::Float)?, job.empty(&row_dims, Kind::Float)?);
+        let scratch = job.scratch(padded)?;
         let params = Params {
+            dq_sum: scratch.as_ref().map_or(0, |(sums, _)| address(sums)),
             output: address(&output),
             output_strides: strides(&output)?,
             lse: address(&lse),
@@ -100,23 +150,19 @@ impl AttentionBackend for Cuda {
             ..inputs
         };
         for pass in [Pass::Prepare, Pass::Keys, Pass::Queries] {
-            job.run(pass, &params)?;
+            job.run(pass, &params, scratch.as_ref().map_or(0, |(_, turns)| address(turns)))?;
         }
         Ok(Gradients { dq, dk, dv })
     }
 }
 
-fn declined(feature: Feature) -> Unsupported {
-    Unsupported { backend: NAME, feature }
-}
-
-/// Whether there are kernels for a problem, wherever they would run.
-fn fits(problem: &AttnProblem, dtype: DType) -> Result<(), Feature> {
+/// Whether there are kernels of a generation for a problem, wherever they would run.
+fn fits(generation: Generation, problem: &AttnProblem, dtype: DType) -> Result<(), Feature> {
     let shape = problem.shape();
-    if dtype == DType::F64 {
+    if dtype == DType::F64 || generation == Generation::Second && dtype == DType::F32 {
         return Err(Feature::DType(dtype));
     }
-    if padded_head_dim(shape.head_dim).is_none() {
+    if padded(generation, problem).is_none() {
         return Err(Feature::HeadDim(shape.head_dim));
     }
     if Params::of(problem).is_none() {
@@ -129,26 +175,38 @@ fn fits(problem: &AttnProblem, dtype: DType) -> Result<(), Feature> {
     Ok(())
 }
 
+/// The head size that the kernels of a problem are made for.
+fn padded(generation: Generation, problem: &AttnProblem) -> Option<usize> {
+    let head_dim = problem.shape().head_dim;
+    match generation {
+        Generation::First => padded_head_dim(head_dim),
+        Generation::Second => hopper::padded_head_dim(head_dim, Scores::of(problem)),
+    }
+}
+
 /// The kernels of a problem: forward, then the three of the backward.
-fn specs(problem: &AttnProblem, dtype: DType) -> Option<[Spec; 4]> {
-    let head_dim = padded_head_dim(problem.shape().head_dim)?;
+fn specs(generation: Generation, problem: &AttnProblem, dtype: DType) -> Option<[Spec; 4]> {
+    let head_dim = padded(generation, problem)?;
     let spec = |pass| {
-        let scores = if pass == Pass::Prepare { Scores::Plain } else { Scores::of(problem) };
-        Spec { pass, dtype, head_dim, scores }
+        let scoreless = pass == Pass::Prepare || pass == Pass::Queries && generation == Generation::Second;
+        let scores = if scoreless { Scores::Plain } else { Scores::of(problem) };
+        Spec { generation, pass, dtype, head_dim, scores }
     };
     Some([Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries].map(spec))
 }
 
-/// The kernels that answer a problem: forward, then the three of the backward. None where there are none.
+/// The kernels of a generation that answer a problem: forward, then the three of the backward. None where there are none.
 #[must_use]
-pub fn kernels_of(problem: &AttnProblem, dtype: DType) -> Option<[Kernel; 4]> {
-    fits(problem, dtype).ok()?;
-    let [forward, prepare, keys, queries] = specs(problem, dtype)?.map(kernel);
+pub fn kernels_of(generation: Generation, problem: &AttnProblem, dtype: DType) -> Option<[Kernel; 4]> {
+    fits(generation, problem, dtype).ok()?;
+    let [forward, prepare, keys, queries] = specs(generation, problem, dtype)?.map(kernel);
     Some([forward?, prepare?, keys?, queries?])
 }
 
 /// One problem on one device.
 struct Job<'a> {
+    backend: Cuda,
+    generation: Generation,
     problem: &'a AttnProblem,
     dtype: DType,
     device: Device,
@@ -157,22 +215,26 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// For checked tensors; refuses those that lie elsewhere.
-    fn new(problem: &'a AttnProblem, q: &Tensor) -> Result<Self, AttnError> {
+    fn new(backend: Cuda, problem: &'a AttnProblem, q: &Tensor) -> Result<Self, AttnError> {
         let device = q.device();
         let Device::Cuda(ordinal) = device else {
             let name = if device == Device::Cpu { "cpu".to_owned() } else { format!("{device:?}") };
-            return Err(declined(Feature::Device(name)).into());
+            return Err(backend.declined(Feature::Device(name)).into());
         };
         let dtype = dtype_of(q.kind()).ok_or(AttnError::NotAFloat { kind: q.kind() })?;
-        fits(problem, dtype).map_err(declined)?;
+        backend.fits(problem, dtype)?;
         let on = cuda::Device::get(ordinal).map_err(|source| failed(problem, source))?;
-        Ok(Self { problem, dtype, device, on })
+        let generation = backend.generation(problem, dtype, on.arch())?;
+        Ok(Self { backend, generation, problem, dtype, device, on })
     }
 
     /// A tensor as the kernels read it: itself, or a copy where rows are not in one piece or begin askew.
     fn readable(&self, tensor: &Tensor) -> Result<Tensor, AttnError> {
         let plain = tensor.detach();
-        if is_readable(&plain) { Ok(plain) } else { copied(&plain).map_err(|source| self.torch(source)) }
+        // The copy engine has not been seen to take steps of zero.
+        let expanded = || plain.size().iter().zip(plain.stride()).any(|(dim, step)| *dim > 1 && step == 0);
+        let in_place = is_readable(&plain) && !(self.generation == Generation::Second && expanded());
+        if in_place { Ok(plain) } else { copied(&plain).map_err(|source| self.torch(source)) }
     }
 
     fn empty(&self, dims: &[usize], kind: Kind) -> Result<Tensor, AttnError> {
@@ -183,7 +245,8 @@ impl<'a> Job<'a> {
     /// What every kernel is told: the problem, q, k and v, and the tables that mask and ALiBi need on the device. The tables
     /// come along, to be held until the last launch: another thread may push them out of those that are kept.
     fn inputs(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Params, Vec<Tensor>), AttnError> {
-        let lengths = || declined(Feature::Other(format!("lengths such as those of {}", self.problem.shape())));
+        let lengths =
+            || self.backend.declined(Feature::Other(format!("lengths such as those of {}", self.problem.shape())));
         let mut params = Params::of(self.problem).ok_or_else(lengths)?;
         (params.q, params.k, params.v) = (address(q), address(k), address(v));
         (params.q_strides, params.k_strides, params.v_strides) = (strides(q)?, strides(k)?, strides(v)?);
@@ -208,23 +271,55 @@ impl<'a> Job<'a> {
         constant(values, self.device, stream).map_err(|source| self.torch(source))
     }
 
-    /// Puts one kernel on the stream.
-    fn run(&self, pass: Pass, params: &Params) -> Result<(), AttnError> {
-        let none = || declined(Feature::HeadDim(self.problem.shape().head_dim));
-        let specs = specs(self.problem, self.dtype).ok_or_else(none)?;
+    /// What kernels of the second generation add dq up in, and their turns at it; none for the first.
+    fn scratch(&self, padded_query_len: usize) -> Result<Option<(Tensor, Tensor)>, AttnError> {
+        if self.generation == Generation::First {
+            return Ok(None);
+        }
+        let shape = self.problem.shape();
+        let sums = self.empty(&[shape.batch, shape.query_heads, padded_query_len, shape.head_dim], Kind::Float)?;
+        let rows = shape.batch * shape.query_heads * padded_query_len;
+        let turns = self.empty(&[2 * rows / hopper::SMALLEST_QUERY_TILE], Kind::Int)?;
+        Ok(Some((sums, turns)))
+    }
+
+    /// Puts one kernel on the stream; `turns` is the address of turns, or zero.
+    fn run(&self, pass: Pass, params: &Params, turns: u64) -> Result<(), AttnError> {
+        let none = || self.backend.declined(Feature::HeadDim(self.problem.shape().head_dim));
+        let specs = specs(self.generation, self.problem, self.dtype).ok_or_else(none)?;
         let spec = specs.into_iter().find(|spec| spec.pass == pass).ok_or_else(none)?;
         let (kernel, code) = ready(self.on, spec).map_err(|source| failed(self.problem, source))?.ok_or_else(none)?;
         let shared_bytes = u32::try_from(kernel.shared_bytes).unwrap_or(u32::MAX);
-        let launch = Launch { grid: kernel.grid(params), block: [kernel.threads(), 1, 1], shared_bytes };
+        let launch = |grid| Launch { grid, block: [kernel.threads(), 1, 1], shared_bytes };
+        if self.generation == Generation::Second {
+            let encode = |tiled: &hopper::Tiled| encoded(tiled, self.dtype);
+            let told =
+                hopper::Launch::of(&kernel, params, turns, encode).map_err(|source| failed(self.problem, source))?;
+            let grid = told.grid(&kernel, self.on.multiprocessors());
+            // SAFETY: as below; the function takes `hopper::Launch`, whose descriptors are of the tensors of `params`.
+            return unsafe { code.launch(&launch(grid), &told) }.map_err(|source| failed(self.problem, source));
+        }
         // SAFETY: the function takes `Params`, whose layout a test compares with the text of the kernels. Its addresses
         // are of tensors on this device of the shapes, types and strides that it is told, and allocated on the current
         // stream; those that go out of scope after this are not used again before what is on the stream has run.
-        unsafe { code.launch(&launch, params) }.map_err(|source| failed(self.problem, source))
+        unsafe { code.launch(&launch(kernel.grid(params)), params) }.map_err(|source| failed(self.problem, source))
     }
 
     fn torch(&self, source: tch::TchError) -> AttnError {
         AttnError::Torch { shape: *self.problem.shape(), source }
     }
+}
+
+/// A descriptor for the copy engine, by the driver.
+fn encoded(tiled: &hopper::Tiled, dtype: DType) -> Result<hopper::TensorMap, CudaError> {
+    let element = match (tiled.element_bytes, dtype) {
+        (4, _) => MapElement::F32,
+        (_, DType::F16) => MapElement::F16,
+        _ => MapElement::Bf16,
+    };
+    let box_dims = [tiled.columns(), tiled.rows];
+    let tensor = TiledTensor { address: tiled.address, element, dims: tiled.dims, strides: tiled.strides, box_dims };
+    tensor.encoded().map(hopper::TensorMap)
 }
 
 fn failed(problem: &AttnProblem, source: CudaError) -> AttnError {
@@ -261,7 +356,7 @@ fn strides(tensor: &Tensor) -> Result<Strides, AttnError> {
     match tensor.stride()[..] {
         [batch, head, row, _] => Ok(Strides { batch, head, row }),
         // Every caller passes tensors that were checked or made with four dimensions.
-        _ => Err(declined(Feature::Other(format!("tensors of {} dimensions", tensor.dim()))).into()),
+        _ => Err(Cuda::ANY.declined(Feature::Other(format!("tensors of {} dimensions", tensor.dim()))).into()),
     }
 }
 

@@ -14,9 +14,9 @@ fn tensor(dims: [usize; 4]) -> Tensor {
 
 #[test]
 fn what_has_no_kernel_is_declined_by_name() {
-    assert_eq!(fits(&problem(), DType::BF16), Ok(()));
-    assert_eq!(fits(&problem(), DType::F64), Err(Feature::DType(DType::F64)));
-    let of = |shape| fits(&AttnProblem::new(shape).unwrap(), DType::F16);
+    assert_eq!(fits(Generation::First, &problem(), DType::BF16), Ok(()));
+    assert_eq!(fits(Generation::First, &problem(), DType::F64), Err(Feature::DType(DType::F64)));
+    let of = |shape| fits(Generation::First, &AttnProblem::new(shape).unwrap(), DType::F16);
     assert_eq!(of(AttnShape { head_dim: 20, ..SHAPE }), Err(Feature::HeadDim(20)));
     assert_eq!(of(AttnShape { head_dim: 512, ..SHAPE }), Err(Feature::HeadDim(512)));
     assert!(matches!(of(AttnShape { key_len: 1 << 30, ..SHAPE }), Err(Feature::Other(_))));
@@ -26,14 +26,14 @@ fn what_has_no_kernel_is_declined_by_name() {
 #[test]
 fn a_machine_without_a_device_and_tensors_elsewhere_are_declined_by_name() {
     if !cuda::state().is_available() {
-        let message = Cuda.supports(&problem(), DType::BF16).unwrap_err().to_string();
+        let message = Cuda::ANY.supports(&problem(), DType::BF16).unwrap_err().to_string();
         assert!(message.contains("no CUDA device"), "{message}");
     }
     let (q, k) = (tensor(SHAPE.query_dims()), tensor(SHAPE.key_dims()));
-    let message = Cuda.attend(&problem(), &q, &k, &k).unwrap_err().to_string();
+    let message = Cuda::ANY.attend(&problem(), &q, &k, &k).unwrap_err().to_string();
     assert_eq!(message, "attention backend cuda does not do tensors on cpu");
     let attended = Attended { output: q.shallow_clone(), lse: q.shallow_clone() };
-    assert!(matches!(Cuda.backward(&problem(), &q, &k, &k, &attended, &q), Err(AttnError::Unsupported(_))));
+    assert!(matches!(Cuda::ANY.backward(&problem(), &q, &k, &k, &attended, &q), Err(AttnError::Unsupported(_))));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn every_kernel_that_a_problem_needs_is_in_the_table() {
         for head_dim in [32, 64, 72, 80, 96, 128, 192, 256] {
             let problem = AttnProblem::new(AttnShape { head_dim, ..SHAPE }).unwrap();
             for problem in [problem.clone(), problem.with_soft_cap(3.0).unwrap()] {
-                let specs = specs(&problem, dtype).unwrap();
+                let specs = specs(Generation::First, &problem, dtype).unwrap();
                 assert!(specs.into_iter().all(|spec| super::super::kernels::kernel(spec).is_some()), "{specs:?}");
             }
         }

@@ -9,8 +9,9 @@
 //! Backward is `Prepare`, then `Keys` and `Queries` in any order; it is deterministic. Each writes every element of its
 //! results (blind rows and keys that nobody sees become zero), so nothing needs to be zeroed before.
 
-use torch_ext::cuda::{PRIMITIVES, TableKernel};
+use torch_ext::cuda::{Arch, Instruction, PRIMITIVES, TableKernel};
 
+use super::hopper;
 use super::params::Params;
 use crate::error::DType;
 
@@ -40,9 +41,20 @@ pub enum Scores {
     Capped,
 }
 
+/// Whose instructions a kernel is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Generation {
+    /// `mma` and `cp.async`: every device from sm_80 on.
+    First,
+    /// `wgmma` and the copy engine: Hopper alone ([`super::hopper`]).
+    Second,
+}
+
 /// One kernel of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Spec {
+    /// Whose instructions it is made of.
+    pub generation: Generation,
     /// What it computes.
     pub pass: Pass,
     /// Element type of its tensors.
@@ -141,29 +153,40 @@ pub fn padded_head_dim(head_dim: usize) -> Option<usize> {
 /// Kernels beside [`table`]: rotation, which no attention problem asks for by itself, and attention in float32.
 #[must_use]
 pub fn others() -> Vec<Kernel> {
-    [DType::BF16, DType::F16, DType::F32].into_iter().filter_map(rotation).chain(of_types(&[DType::F32])).collect()
+    [DType::BF16, DType::F16, DType::F32]
+        .into_iter()
+        .filter_map(rotation)
+        .chain(of_types(Generation::First, &[DType::F32]))
+        .collect()
 }
 
 /// The kernel that rotates tensors of a type; none for float64.
 #[must_use]
 pub fn rotation(dtype: DType) -> Option<Kernel> {
-    kernel(Spec { pass: Pass::Rotate, dtype, head_dim: HEAD_DIMS[0], scores: Scores::Plain })
+    let generation = Generation::First;
+    kernel(Spec { generation, pass: Pass::Rotate, dtype, head_dim: HEAD_DIMS[0], scores: Scores::Plain })
 }
 
-/// Every kernel that an attention problem in 16-bit elements may ask for.
+/// Every kernel of the first generation that an attention problem in 16-bit elements may ask for.
 #[must_use]
 pub fn table() -> Vec<Kernel> {
-    of_types(&[DType::BF16, DType::F16])
+    of_types(Generation::First, &[DType::BF16, DType::F16])
+}
+
+/// Every kernel of the second generation.
+#[must_use]
+pub fn hopper_table() -> Vec<Kernel> {
+    of_types(Generation::Second, &[DType::BF16, DType::F16])
 }
 
 /// The attention kernels of some element types.
-fn of_types(dtypes: &[DType]) -> Vec<Kernel> {
+fn of_types(generation: Generation, dtypes: &[DType]) -> Vec<Kernel> {
     let mut kernels = Vec::new();
     for pass in [Pass::Forward, Pass::Prepare, Pass::Keys, Pass::Queries] {
         for &dtype in dtypes {
             for head_dim in HEAD_DIMS {
                 for scores in [Scores::Plain, Scores::Alibi, Scores::Capped] {
-                    kernels.extend(kernel(Spec { pass, dtype, head_dim, scores }));
+                    kernels.extend(kernel(Spec { generation, pass, dtype, head_dim, scores }));
                 }
             }
         }
@@ -181,6 +204,9 @@ pub fn kernel(spec: Spec) -> Option<Kernel> {
     let scoreless = matches!(spec.pass, Pass::Prepare | Pass::Rotate);
     if scoreless && spec.scores != Scores::Plain || spec.pass == Pass::Rotate && spec.head_dim != HEAD_DIMS[0] {
         return None;
+    }
+    if spec.generation == Generation::Second {
+        return hopper::kernel(spec);
     }
     if spec.dtype == DType::F32 {
         return Some(single(spec));
@@ -229,16 +255,17 @@ fn tiles(spec: Spec) -> (usize, usize, usize, usize) {
 }
 
 impl TableKernel for Kernel {
-    /// As `forward_bf16_128_plain`.
+    /// As `forward_bf16_128_plain`, `forward_hopper_bf16_128_plain`.
     fn name(&self) -> String {
-        let Spec { pass, dtype, head_dim, scores } = self.spec;
+        let Spec { generation, pass, dtype, head_dim, scores } = self.spec;
         let element = match dtype {
             DType::BF16 => "bf16",
             DType::F16 => "f16",
             DType::F32 | DType::F64 => "f32",
         };
         let pass = pass.entry().trim_start_matches("attention_");
-        format!("{pass}_{element}_{head_dim}_{}", scores.name())
+        let generation = if generation == Generation::Second { "hopper_" } else { "" };
+        format!("{pass}_{generation}{element}_{head_dim}_{}", scores.name())
     }
 
     fn entry(&self) -> &'static str {
@@ -246,6 +273,9 @@ impl TableKernel for Kernel {
     }
 
     fn parts(&self) -> Vec<(&'static str, &'static str)> {
+        if self.spec.generation == Generation::Second {
+            return hopper::parts(self.spec.pass);
+        }
         let mut parts = vec![
             PRIMITIVES,
             ("params.cuh", include_str!("../../cuda/params.cuh")),
@@ -270,6 +300,17 @@ impl TableKernel for Kernel {
     fn shared_bytes(&self) -> usize {
         self.shared_bytes
     }
+
+    fn is_for(&self, arch: Arch) -> bool {
+        self.spec.generation == Generation::First || arch == Arch::SM_90A
+    }
+
+    fn instructions(&self) -> &'static [Instruction] {
+        match self.spec.generation {
+            Generation::First => &[],
+            Generation::Second => hopper::instructions(self.spec.pass),
+        }
+    }
 }
 
 impl Kernel {
@@ -281,7 +322,7 @@ impl Kernel {
             Scores::Alibi => 1,
             Scores::Capped => 2,
         };
-        vec![
+        let mut defines = vec![
             ("ELEMENT_F16", usize::from(self.spec.dtype == DType::F16)),
             ("HEAD_DIM", self.spec.head_dim),
             ("SCORES", scores),
@@ -289,8 +330,12 @@ impl Kernel {
             ("TILE_N", self.key_tile),
             ("WARPS", self.warps),
             ("MIN_BLOCKS", self.min_blocks),
-            ("STEP_UNROLL", self.step_unroll()),
-        ]
+        ];
+        match self.spec.generation {
+            Generation::First => defines.push(("STEP_UNROLL", self.step_unroll())),
+            Generation::Second => defines.extend(hopper::DEFINES),
+        }
+        defines
     }
 
     /// Steps of 16 columns of a product that are in flight at once: more of them cost registers.
@@ -307,20 +352,25 @@ impl Kernel {
         32 * small(self.warps)
     }
 
-    /// Blocks in x, y and z.
+    /// Blocks in x, y and z; of those of the second generation whose blocks stay ([`hopper::stays`]), see
+    /// [`hopper::Launch::grid`].
     #[must_use]
     pub fn grid(&self, params: &Params) -> [u32; 3] {
         let unsigned = |n: i32| n.unsigned_abs();
         let (queries, keys) = (small(self.query_tile), small(self.key_tile));
         let (batch, query_heads) = (unsigned(params.batch), unsigned(params.query_heads));
         match self.spec.pass {
+            Pass::Queries if self.spec.generation == Generation::Second => {
+                let threads = unsigned(params.query_len) * (unsigned(params.head_dim) / 8);
+                [threads.div_ceil(self.threads()), query_heads, batch]
+            }
             Pass::Forward | Pass::Queries => [unsigned(params.query_len).div_ceil(queries), query_heads, batch],
             Pass::Rotate => {
                 let rows = unsigned(params.query_len).max(unsigned(params.key_len));
                 let threads = rows * (unsigned(params.pairs) / 8);
                 [threads.div_ceil(self.threads()), query_heads + unsigned(params.key_heads), batch]
             }
-            Pass::Prepare => [unsigned(params.padded_query_len).div_ceil(queries), query_heads, batch],
+            Pass::Prepare => [unsigned(params.padded_query_len).div_ceil(small(self.warps)), query_heads, batch],
             Pass::Keys => {
                 [unsigned(params.key_len).div_ceil(keys), unsigned(params.key_heads), batch * self.key_splits()]
             }
@@ -360,7 +410,8 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let names: std::collections::HashSet<String> = table().iter().map(Kernel::name).collect();
-        assert_eq!(names.len(), table().len());
+        let all: Vec<Kernel> = table().into_iter().chain(others()).chain(hopper_table()).collect();
+        let names: std::collections::HashSet<String> = all.iter().map(Kernel::name).collect();
+        assert_eq!(names.len(), all.len());
     }
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use torch_ext::cuda::{Arch, CudaError, Device, Kernel as Code, Manifest, Ready, TableKernel};
 
 use super::backend::kernels_of;
-use super::kernels::{Kernel, Spec, kernel, others, table};
+use super::kernels::{Generation, Kernel, Spec, hopper_table, kernel, others, table};
 use crate::error::DType;
 use crate::problem::AttnProblem;
 
@@ -25,7 +25,7 @@ pub(super) fn ready(device: &Device, spec: Spec) -> Result<Option<(Kernel, Code)
 /// Every kernel of this crate: those of attention problems in any element type, and rotation.
 #[must_use]
 pub fn every_kernel() -> Vec<Kernel> {
-    table().into_iter().chain(others()).collect()
+    table().into_iter().chain(others()).chain(hopper_table()).collect()
 }
 
 /// Names of the kernels that this process has put on a device.
@@ -42,11 +42,18 @@ pub fn manifest() -> &'static Manifest {
 }
 
 /// Whether every kernel that a problem needs, forward and backward, passed the case table on a device of this
-/// architecture, in the text that this build has. Only then may it be chosen without being asked for.
+/// architecture, in the text that this build has, in one generation or the other. Only then may `cuda` be chosen without being
+/// asked for.
 #[must_use]
 pub fn verified(problem: &AttnProblem, dtype: DType, arch: Arch) -> bool {
+    [Generation::First, Generation::Second].into_iter().any(|generation| verified_of(generation, problem, dtype, arch))
+}
+
+/// The same of one generation; `cuda` takes the second where it is.
+#[must_use]
+pub fn verified_of(generation: Generation, problem: &AttnProblem, dtype: DType, arch: Arch) -> bool {
     !manifest().is_empty()
-        && kernels_of(problem, dtype)
+        && kernels_of(generation, problem, dtype)
             .is_some_and(|kernels| kernels.iter().all(|kernel| manifest().holds(&kernel.name(), arch)))
 }
 

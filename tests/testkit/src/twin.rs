@@ -12,7 +12,10 @@ use std::process::{Command, Stdio};
 use std::{env, fs, process};
 
 /// The C++ of the twin.
-const FILES: [&str; 3] = ["machine.hpp", "primitives.hpp", "main.hpp"];
+const FILES: [&str; 4] = ["machine.hpp", "primitives.hpp", "hopper.hpp", "main.hpp"];
+
+/// The part of a text that the twin has another body for.
+const HOPPER: &str = "hopper.cuh";
 
 /// A compiled kernel.
 #[derive(Debug)]
@@ -46,8 +49,12 @@ pub struct Launch<'a> {
 /// When there is no compiler, or when it refuses the text.
 pub fn compile(folder: &Path, parts: &[(&str, String)], entry: &str, options: &[String]) -> Program {
     let twin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../torch_ext/kernels/twin");
-    let mut text = format!("#include \"{}\"\n", twin.join("primitives.hpp").display());
-    parts.iter().for_each(|(file, part)| text += &format!("#line 1 \"{file}\"\n{part}\n"));
+    let own = parts.iter().filter(|(file, _)| *file != HOPPER);
+    let mut text = match own.clone().count() == parts.len() {
+        true => format!("#include \"{}\"\n", twin.join("primitives.hpp").display()),
+        false => format!("#define HOPPER 1\n#include \"{}\"\n", twin.join("hopper.hpp").display()),
+    };
+    own.for_each(|(file, part)| text += &format!("#line 1 \"{file}\"\n{part}\n"));
     text += &format!("#define ENTRY {entry}\n#include \"{}\"\n", twin.join("main.hpp").display());
     let mut hasher = DefaultHasher::new();
     (&text, options).hash(&mut hasher);

@@ -1,4 +1,4 @@
-// The primitives of ../hopper/primitives.cuh on the machine of the host twin: mbarriers, the copy engine and wgmma, each by a plain
+// The primitives of ../hopper.cuh on the machine of the host twin: mbarriers, the copy engine and wgmma, each by a plain
 // definition of what the PTX ISA says, and as unkind as it allows.
 //
 // Copies end whenever the seed says so, at the latest when nobody can go on; until then what they write is NaN. A product of a
@@ -17,8 +17,8 @@ typedef uint64_t u64;
 #define GRID_CONSTANT
 #define WARPGROUP 128
 
-// A descriptor of the copy engine as the twin has it; src: tests/twin_hopper.rs.
-struct alignas(64) TensorMap {
+// A descriptor of the copy engine as the twin has it; src: attention/src/cuda/hopper/launch.rs, `TensorMap::for_twin`.
+struct alignas(128) TensorMap {
     u64 base, dims[4], strides[3];
     u32 box[2], element_bytes, is_float;
     u64 unused[6];
@@ -333,12 +333,19 @@ void carry_out_more(Lane **of_warp) {
 
 // ---- the block ----
 
+// In some blocks copies end by and by, in some only when nobody can go on, one at a time.
+bool copies_are_late;
+// How often nobody could go on but threads that wait for another block.
+int spins;
+
 void start_block_more() {
     mbarriers.clear();
     transfers.clear();
     unseen.assign(shared_size / 4 + 1, 0);
     written.assign(lane_count, {});
     for (Warp &warp : warps) warp = {};
+    copies_are_late = random_below(2);
+    spins = 0;
 }
 
 void end_block_more() {
@@ -350,15 +357,20 @@ void end_block_more() {
     }
 }
 
-// Ends some copies, all that there are if `every`.
-bool end_some_transfers(bool every) {
+bool end_some_transfers(bool stuck) {
+    if (transfers.empty() || (copies_are_late && !stuck)) return false;
     bool ended = false;
-    for (size_t i = 0; i < transfers.size();) {
-        if (!every && random_below(3)) {
+    // Nobody but their own thread waits for stores: while there are loads, they stay behind.
+    std::vector<size_t> loads;
+    for (size_t i = 0; i < transfers.size(); i++)
+        if (transfers[i].way == TO_SHARED) loads.push_back(i);
+    size_t only = loads.empty() ? random_below(transfers.size()) : loads[random_below(loads.size())];
+    for (size_t i = 0, number = 0; i < transfers.size(); number++) {
+        bool ends = stuck ? number == only : random_below(3) == 0;
+        if (!ends) {
             i++;
             continue;
         }
-        // Loads may overtake each other, and stores; the stores of one thread are ended in their order.
         end_transfer(transfers[i]);
         transfers.erase(transfers.begin() + i);
         ended = true;
@@ -366,8 +378,8 @@ bool end_some_transfers(bool every) {
     return ended;
 }
 
-bool settle_more() {
-    bool moved = false;
+bool settle_more(bool stuck) {
+    bool moved = false, waits = false;
     for (int first = 0; first + WARPGROUP <= lane_count; first += WARPGROUP) {
         bool met = true;
         for (int l = 0; l < WARPGROUP; l++) met = met && lanes[first + l]->state == AT_WARPGROUP;
@@ -375,7 +387,7 @@ bool settle_more() {
         start_product(lanes + first);
         moved = true;
     }
-    bool waits = false;
+    moved |= end_some_transfers(stuck);
     for (int i = 0; i < lane_count; i++) {
         if (lanes[i]->state == AT_MBARRIER && is_over(lanes[i]->mbarrier, lanes[i]->parity)) {
             lanes[i]->state = READY;
@@ -383,13 +395,12 @@ bool settle_more() {
         }
         waits = waits || lanes[i]->state == SPINNING;
     }
-    moved |= end_some_transfers(!moved);
     // Blocks run one after the other: what a thread spins for has happened or never will, unless it is a matter of copies.
-    static int spins = 0;
-    spins = moved ? 0 : spins + 1;
-    for (int i = 0; i < lane_count && waits; i++)
+    if (moved) spins = 0;
+    if (!stuck || moved || !waits || ++spins > 100) return moved;
+    for (int i = 0; i < lane_count; i++)
         if (lanes[i]->state == SPINNING) lanes[i]->state = READY;
-    return moved || (waits && spins < 100);
+    return true;
 }
 
 void await(bool read_only) {
@@ -464,6 +475,7 @@ DEVICE void wgmma_fence() { twin::together(twin::WGMMA_FENCE); }
 DEVICE void wgmma_commit() { twin::together(twin::WGMMA_COMMIT); }
 template <int PENDING> DEVICE void wgmma_wait() {
     twin::current->request.mask = PENDING;
+    twin::current->request.flag = false;
     twin::together(twin::WGMMA_WAIT);
 }
 template <int N> DEVICE void hold(float (&)[N][4]) {}

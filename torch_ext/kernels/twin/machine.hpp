@@ -212,7 +212,7 @@ void any(Lane **warp) {
 
 // Generation 2 does more together; see hopper.hpp.
 void carry_out_more(Lane **warp);
-bool settle_more();
+bool settle_more(bool stuck);
 void start_block_more();
 void end_block_more();
 void wrote_shared(u32 at, u32 size);
@@ -266,6 +266,11 @@ bool run_warp(Lane **warp) {
             }
         bool met = true;
         for (int l = 0; l < 32; l++) met = met && warp[l]->state == AT_WARP;
+        // What is waited for is carried out only after all others have gone as far as they can.
+        if (met && warp[0]->request.kind == WGMMA_WAIT && !warp[0]->request.flag) {
+            warp[0]->request.flag = true;
+            return true;
+        }
         if (met) carry_out(warp);
         else if (!ran) return moved;
         steps++;
@@ -329,16 +334,31 @@ void run_block() {
         makecontext(&lane->start, lane_main, 0);
     }
     start_block_more();
-    int warps = lane_count / 32, order[MOST_LANES / 32];
+    // Some warps, other ones from time to time, are slow: they run only when no other can go on.
+    int warps = lane_count / 32, order[MOST_LANES / 32], first_slow = 0, end_slow = 0;
     for (;;) {
-        bool moved = false, done = true;
-        shuffle_order(order, warps);
-        for (int i = 0; i < warps; i++) moved |= run_warp(lanes + 32 * order[i]);
+        if (random_below(4) == 0) {
+            first_slow = random_below(warps + 1);
+            end_slow = first_slow + 1;
+            if (random_below(2)) first_slow = first_slow / 4 * 4, end_slow = first_slow + 4;
+        }
+        auto run = [&](bool slow) {
+            bool moved = false;
+            shuffle_order(order, warps);
+            for (int i = 0; i < warps; i++)
+                if ((order[i] >= first_slow && order[i] < end_slow) == slow) moved |= run_warp(lanes + 32 * order[i]);
+            return moved;
+        };
+        bool moved = run(false), done = true;
+        moved |= open_barriers();
+        moved |= settle_more(false);
+        bool copies_first = random_below(2);
+        if (!moved && copies_first) moved = settle_more(true);
+        if (!moved) moved = run(true);
+        if (!moved) moved = open_barriers();
         for (int i = 0; i < lane_count; i++) done = done && lanes[i]->state == DONE;
         if (done) break;
-        moved |= open_barriers();
-        moved |= settle_more();
-        if (!moved) describe_hanging();
+        if (!moved && !settle_more(true)) describe_hanging();
     }
     end_block_more();
 }

@@ -1,12 +1,26 @@
 // One launch, read from standard input and answered on standard output, as testkit's twin.rs writes and reads them.
 //
 // In: u32 grid[3], threads, shared bytes, seed, size of Params, buffers, pointers; Params, whose first fields, as many as
-// there are pointers, hold 0 or the number of a buffer, from 1 on; then each buffer as u64 size and bytes.
+// there are pointers, hold 0 or the number of a buffer, from 1 on (of generation 2 the whole Launch, whose descriptors and
+// turns hold such numbers, too); then each buffer as u64 size and bytes.
 // Out: the buffers' bytes in order; u64 conflicts.
 #pragma once
 
-static Params launch_params;
-static void launch_kernel() { ENTRY(launch_params); }
+#ifdef HOPPER
+typedef Launch Arguments;
+static uint64_t *first_pointer(Arguments &launch) { return (uint64_t *)&launch.p; }
+#else
+typedef Params Arguments;
+static uint64_t *first_pointer(Arguments &params) { return (uint64_t *)&params; }
+#endif
+
+static Arguments arguments;
+static void launch_kernel() { ENTRY(arguments); }
+
+// An address in place of the number of a buffer.
+static void locate(uint64_t &pointer) {
+    if (pointer) pointer = (uint64_t)twin::buffers[pointer - 1].bytes;
+}
 
 static void read_all(void *to, size_t size) {
     if (fread(to, 1, size, stdin) != size) twin::fail("the launch ends early");
@@ -15,8 +29,8 @@ static void read_all(void *to, size_t size) {
 int main() {
     u32 header[9];
     read_all(header, sizeof header);
-    if (header[6] != sizeof(Params)) twin::fail("Params has %u bytes there and %d here", header[6], (int)sizeof(Params));
-    read_all(&launch_params, sizeof launch_params);
+    if (header[6] != sizeof arguments) twin::fail("Params has %u bytes there and %d here", header[6], (int)sizeof arguments);
+    read_all(&arguments, sizeof arguments);
     twin::buffer_count = (int)header[7];
     if (twin::buffer_count > twin::MOST_BUFFERS) twin::fail("%d buffers", twin::buffer_count);
     for (int i = 0; i < twin::buffer_count; i++) {
@@ -27,9 +41,12 @@ int main() {
         buffer.bytes = whole + twin::GUARD;
         read_all(buffer.bytes, buffer.size);
     }
-    uint64_t *pointers = (uint64_t *)&launch_params;
-    for (u32 i = 0; i < header[8]; i++)
-        if (pointers[i]) pointers[i] = (uint64_t)twin::buffers[pointers[i] - 1].bytes;
+    for (u32 i = 0; i < header[8]; i++) locate(first_pointer(arguments)[i]);
+#ifdef HOPPER
+    TensorMap *maps = (TensorMap *)&arguments;
+    for (u32 i = 0; i < (char *)&arguments.p - (char *)&arguments >> 7; i++) locate(maps[i].base);
+    locate((uint64_t &)arguments.turns);
+#endif
     for (int i = 0; i < 3; i++) twin::grid_size[i] = (int)header[i];
     twin::shared_size = header[4];
     twin::shared = (unsigned char *)aligned_alloc(1024, (header[4] + 1023) / 1024 * 1024 + 1024);

@@ -207,7 +207,7 @@ DEVICE void store_shared_word(u32 address, u32 word) {
 #ifndef HOPPER
 // Kernels of generation 1 do no more than the above.
 void twin::carry_out_more(Lane **) { fail("a warp does nothing together"); }
-bool twin::settle_more() { return false; }
+bool twin::settle_more(bool) { return false; }
 void twin::start_block_more() {}
 void twin::end_block_more() {}
 void twin::wrote_shared(u32, u32) {}

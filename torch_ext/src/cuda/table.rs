@@ -12,9 +12,13 @@ use super::error::CudaError;
 use super::launch::Kernel;
 use super::manifest::Manifest;
 use super::nvrtc::Nvrtc;
+use super::sass::Instruction;
 
 /// What kernels ask of the device beyond C++: the first part of the text of every one. The host twin has another.
 pub const PRIMITIVES: (&str, &str) = ("primitives.cuh", include_str!("../../kernels/primitives.cuh"));
+
+/// What kernels for Hopper (sm_90a) ask beyond [`PRIMITIVES`]: the second part of their text. The host twin has another.
+pub const HOPPER_PRIMITIVES: (&str, &str) = ("hopper.cuh", include_str!("../../kernels/hopper.cuh"));
 
 /// One kernel of a table: a text that definitions make this kernel, with one entry point.
 pub trait TableKernel: Send + Sync {
@@ -32,6 +36,17 @@ pub trait TableKernel: Send + Sync {
 
     /// Dynamic shared memory of a block (bytes).
     fn shared_bytes(&self) -> usize;
+
+    /// Whether it can be compiled for an architecture: all can, but for those that use one chip's own instructions.
+    fn is_for(&self, arch: Arch) -> bool {
+        let _ = arch;
+        true
+    }
+
+    /// Instructions that its machine code must have: without them it is not the kernel that it was written to be.
+    fn instructions(&self) -> &'static [Instruction] {
+        &[]
+    }
 
     /// The whole text, complete without any header.
     fn source(&self) -> String {

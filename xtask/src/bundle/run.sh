@@ -4,7 +4,7 @@ set -u -o pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 python=${PYTHON:-python3}
-all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_attention bench_heads bench_kernels model speed smollm2"
+all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_attention bench_heads bench_hopper bench_kernels model speed smollm2"
 
 lacks() {
     echo "run.sh: $*" >&2
@@ -104,6 +104,12 @@ fused_racecheck() { sanitized racecheck "$fused" --nocapture on_device::every_ke
 bench_attention() {
     "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 4096,8192,16384 \
         --head-dims 128 --out "$out/bench_attention" --json
+}
+# Kernels made for one chip; nothing to measure elsewhere.
+bench_hopper() {
+    nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -qx 9.0 || { echo "no Hopper device"; return 0; }
+    "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends hopper --heads 32 \
+        --lengths 4096,8192,16384,32768 --head-dims 64,128 --out "$out/bench_hopper" --json
 }
 bench_heads() {
     "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 8192 \

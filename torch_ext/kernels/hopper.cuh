@@ -1,7 +1,7 @@
-// What the kernels of generation 2 ask of Hopper (sm_90a) beyond ../primitives.cuh: barriers in shared memory, tensor copies by
+// What the kernels of generation 2 ask of Hopper (sm_90a) beyond primitives.cuh: barriers in shared memory, tensor copies by
 // descriptors (TMA), matrix products of whole warpgroups (wgmma), registers moved between warpgroups.
 //
-// The host twin has the same functions in ../twin/hopper.hpp.
+// The host twin has the same functions in twin/hopper.hpp.
 
 typedef unsigned long long u64;
 
@@ -60,7 +60,7 @@ DEVICE void mbarrier_wait(u32 at, u32 parity) {
 // ---- copies by the copy engine; one thread asks for them ----
 
 // A descriptor of a tensor and of the box that is copied of it, written by the driver.
-struct alignas(64) TensorMap {
+struct alignas(128) TensorMap {
     u64 words[16];
 };
 

@@ -1,0 +1,125 @@
+//! The second generation of attention kernels, for Hopper (sm_90a) alone: products by `wgmma`, tiles by the copy engine (TMA),
+//! warpgroups that have roles (Shah et al. 2024).
+//!
+//! | kernel | a block holds | walks over | adds |
+//! |---|---|---|---|
+//! | forward | 128 queries, 64 for each of two warpgroups | 128 keys, two tiles deep | |
+//! | prepare | 8 queries | - | as in generation 1; zeros for dq, turns |
+//! | keys | 128 keys, 64 for each of two warpgroups | 64 queries (128 at head size 64), two tiles deep | dk, dv; dq in float32 |
+//! | queries | - | - | dq, rounded |
+//!
+//! They are made for head sizes 64 and 128 in bfloat16 and float16; smaller ones are padded with zeros by the copy engine.
+//! With a soft cap only 128: the registers of head size 64 hold larger tiles. Forward and keys have as many blocks as the
+//! device has multiprocessors, each with a share of the [`Launch`]'s pieces.
+
+use torch_ext::cuda::{HOPPER_PRIMITIVES, Instruction, PRIMITIVES};
+
+use super::kernels::{Kernel, Pass, Scores, Spec};
+use crate::error::DType;
+
+mod launch;
+
+pub use launch::{Launch, TensorMap, Tiled};
+
+/// Stages of the rings that tiles come through.
+const STAGES: usize = 2;
+/// Warpgroups that compute.
+const CONSUMERS: usize = 2;
+/// Warps of a block of forward and keys: one warpgroup more, which moves data.
+const WARPS: usize = 4 * (CONSUMERS + 1);
+/// Fewest queries in a tile of the kernel of the keys, which turns at adding to dq are counted by at most.
+pub(super) const SMALLEST_QUERY_TILE: usize = 64;
+/// Keys in a tile.
+const KEY_TILE: usize = 128;
+/// What tells of a piece of work, and its mbarriers.
+const LETTERS_BYTES: usize = 2 * (4 * 8 + 16);
+/// Bytes of an mbarrier.
+const MBARRIER: usize = 8;
+
+/// Definitions that every kernel of this generation has. Registers of a thread that moves data and of one that computes: with
+/// those of three warpgroups at entry, 168 each, they are as many as there are.
+pub(super) const DEFINES: [(&str, usize); 4] =
+    [("STAGES", STAGES), ("CONSUMERS", CONSUMERS), ("PRODUCER_REGISTERS", 40), ("CONSUMER_REGISTERS", 232)];
+
+/// The head size that kernels are made for which holds `head_dim`; none if there is none.
+#[must_use]
+pub fn padded_head_dim(head_dim: usize, scores: Scores) -> Option<usize> {
+    match head_dim {
+        _ if !head_dim.is_multiple_of(8) || head_dim == 0 => None,
+        ..=64 if scores != Scores::Capped => Some(64),
+        ..=128 => Some(128),
+        _ => None,
+    }
+}
+
+/// Whether a kernel's blocks stay for piece after piece.
+#[must_use]
+pub fn stays(pass: Pass) -> bool {
+    matches!(pass, Pass::Forward | Pass::Keys)
+}
+
+/// The kernel of a spec; none if there is none.
+pub(super) fn kernel(spec: Spec) -> Option<Kernel> {
+    let Spec { pass, dtype, head_dim, scores, .. } = spec;
+    let made = matches!(head_dim, 64 | 128) && matches!(dtype, DType::BF16 | DType::F16);
+    let scoreless = matches!(pass, Pass::Prepare | Pass::Queries);
+    if !made
+        || pass == Pass::Rotate
+        || scoreless && scores != Scores::Plain
+        || head_dim == 64 && scores == Scores::Capped
+    {
+        return None;
+    }
+    let query_tile = if pass == Pass::Forward { 64 * CONSUMERS } else { 8192 / head_dim };
+    let tile = |rows: usize| rows * head_dim * 2;
+    let shared_bytes = match pass {
+        Pass::Forward => {
+            let tiles = 2 * tile(query_tile) + 2 * STAGES * tile(KEY_TILE);
+            tiles + LETTERS_BYTES + (2 + 4 * STAGES) * MBARRIER
+        }
+        Pass::Keys => {
+            let tiles = 2 * tile(KEY_TILE) + 2 * STAGES * tile(query_tile);
+            // Gradients of scores in two buffers, those of queries in float32, two numbers of each query.
+            let gradients = 2 * 2 * KEY_TILE * query_tile + CONSUMERS * 64 * 64 * 4 + 2 * STAGES * 4 * query_tile;
+            tiles + gradients + LETTERS_BYTES + (2 + 2 * CONSUMERS + 4 * STAGES) * MBARRIER
+        }
+        _ => 0,
+    };
+    let warps = if stays(pass) { WARPS } else { 8 };
+    Some(Kernel { spec, query_tile, key_tile: KEY_TILE, warps, min_blocks: 1, shared_bytes })
+}
+
+/// What the machine code of a pass must have.
+pub(super) fn instructions(pass: Pass) -> &'static [Instruction] {
+    use Instruction::{Hgmma, Ublkcp, Usetmaxreg, Utmaldg, Utmaredg, Utmastg};
+    match pass {
+        Pass::Forward => &[Hgmma, Utmaldg, Utmastg, Usetmaxreg],
+        Pass::Keys => &[Hgmma, Utmaldg, Ublkcp, Utmaredg, Usetmaxreg],
+        _ => &[],
+    }
+}
+
+/// The text of a pass.
+pub(super) fn parts(pass: Pass) -> Vec<(&'static str, &'static str)> {
+    let text = match pass {
+        Pass::Forward => ("hopper/forward.cu", include_str!("../../cuda/hopper/forward.cu")),
+        Pass::Keys => ("hopper/keys.cu", include_str!("../../cuda/hopper/keys.cu")),
+        Pass::Queries => ("hopper/queries.cu", include_str!("../../cuda/hopper/queries.cu")),
+        // Rotation has no kernel of this generation.
+        Pass::Prepare | Pass::Rotate => ("hopper/prepare.cu", include_str!("../../cuda/hopper/prepare.cu")),
+    };
+    vec![
+        PRIMITIVES,
+        HOPPER_PRIMITIVES,
+        ("params.cuh", include_str!("../../cuda/params.cuh")),
+        ("mask.cuh", include_str!("../../cuda/mask.cuh")),
+        ("scores.cuh", include_str!("../../cuda/scores.cuh")),
+        ("hopper/tile.cuh", include_str!("../../cuda/hopper/tile.cuh")),
+        ("hopper/launch.cuh", include_str!("../../cuda/hopper/launch.cuh")),
+        text,
+    ]
+}
+
+#[cfg(test)]
+#[path = "hopper_tests.rs"]
+mod tests;
