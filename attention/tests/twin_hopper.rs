@@ -48,7 +48,7 @@ const fn bug(file: &'static str, from: &'static str, to: &'static str) -> Mutati
     Mutation { file, from, to }
 }
 
-const MUTATIONS: [Mutation; 28] = [
+const MUTATIONS: [Mutation; 29] = [
     // Descriptors and the exchange.
     bug("hopper/tile.cuh", "(1024 >> 4) << 32", "(2048 >> 4) << 32"),
     bug("hopper/tile.cuh", "step % 4 * 32", "step % 4 * 16"),
@@ -70,6 +70,11 @@ const MUTATIONS: [Mutation; 28] = [
     bug("hopper/forward.cu", "if (next_group == 0) group_arrive", "if (false) group_arrive"),
     bug("hopper/keys.cu", "mbarrier_wait(shared_address(DQ_EMPTY(group)), dq_parity);", ""),
     bug("hopper/keys.cu", "group_barrier(CONSUMERS_BARRIER, 2 * WARPGROUP);", ""),
+    bug(
+        "hopper/keys.cu",
+        "        warp_barrier();\n        if (lane == 0) mbarrier_arrive",
+        "        if (lane == 0) mbarrier_arrive",
+    ),
     // Products under way.
     bug("hopper/forward.cu", "wgmma_wait<1>();", ""),
     bug(

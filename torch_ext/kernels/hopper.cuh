@@ -90,7 +90,6 @@ DEVICE void bulk_load(u32 to, const void *from, u32 bytes, u32 mbarrier) {
                  "r"(bytes), "r"(mbarrier)
                  : "memory");
 }
-DEVICE void prefetch_map(const TensorMap &map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 // Ends this thread's group of stores.
 DEVICE void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Until this thread's stores have read shared memory, and until they are done.

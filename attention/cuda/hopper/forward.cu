@@ -188,6 +188,7 @@ DEVICE void consume(const Launch &launch, int group) {
     u32 q_parity = 0;
     // Each warp tells the producer that it is done with a tile.
     auto release = [&](u32 empty) {
+        warp_barrier();
         if (lane == 0) mbarrier_arrive(shared_address(empty));
     };
     auto keys = [&] {

@@ -275,6 +275,7 @@ DEVICE void consume(const Launch &launch, int group) {
     Ring<STAGES> ring = {0};
     u32 kv_parity = 0, dq_parity = 1;
     auto arrive = [&](u32 mbarrier) {
+        warp_barrier();
         if (lane == 0) mbarrier_arrive(shared_address(mbarrier));
     };
     Steps steps = Steps::of();

@@ -461,7 +461,6 @@ DEVICE void bulk_load(u32 to, const void *from, u32 bytes, u32 mbarrier) {
     map.base = (u64)from;
     twin::start_load({twin::TO_SHARED, map, to, mbarrier, bytes, {}, twin::current->index, 0, {}, false});
 }
-DEVICE void prefetch_map(const TensorMap &) {}
 DEVICE void bulk_commit() { twin::current->group++; }
 DEVICE void bulk_wait_read() { twin::await(true); }
 DEVICE void bulk_wait() { twin::await(false); }

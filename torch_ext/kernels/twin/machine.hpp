@@ -252,18 +252,26 @@ void shuffle_order(int *order, int count) {
     }
 }
 
+// The warp that was last left with some lanes behind the others, which then is slow; -1 if there is none.
+int parted = -1;
+
 // Runs a warp until none of its lanes can go on; says whether any could.
 bool run_warp(Lane **warp) {
     int order[32];
     for (bool moved = false;; moved = true) {
-        // Between two meetings the lanes of a warp run in any order.
+        // Between two meetings the lanes of a warp run in any order, and now and then other warps run in between.
         bool ran = false;
         shuffle_order(order, 32);
-        for (int i = 0; i < 32; i++)
-            if (warp[order[i]]->state == READY) {
-                run_lane(warp[order[i]]);
-                ran = true;
+        int stop = random_below(8) == 0 ? (int)random_below(32) : 32;
+        for (int i = 0; i < 32; i++) {
+            if (warp[order[i]]->state != READY) continue;
+            if (ran && i >= stop) {
+                parted = warp[0]->index / 32;
+                return true;
             }
+            run_lane(warp[order[i]]);
+            ran = true;
+        }
         bool met = true;
         for (int l = 0; l < 32; l++) met = met && warp[l]->state == AT_WARP;
         // What is waited for is carried out only after all others have gone as far as they can.
@@ -350,6 +358,7 @@ void run_block() {
             return moved;
         };
         bool moved = run(false), done = true;
+        if (parted >= 0) first_slow = parted, end_slow = parted + 1, parted = -1;
         moved |= open_barriers();
         moved |= settle_more(false);
         bool copies_first = random_below(2);
