@@ -16,7 +16,7 @@ use crate::train::{Store, restore_masters};
 /// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// A run folder (its newest checkpoint is taken), a checkpoint, a model folder, or a GGUF file
+    /// A run folder (its newest checkpoint is taken), a checkpoint, a model folder, a GGUF file, or `bundled`
     from: PathBuf,
     /// Folder to write; it must not exist yet
     to: PathBuf,
@@ -75,7 +75,7 @@ fn exported(text: &str) -> Result<Method, Failure> {
     }
 }
 
-/// The folder or file itself if it is a model, else the newest checkpoint of the run in it.
+/// The folder or file itself if it is a model, the bundled model by its name, else the newest checkpoint of the run in it.
 ///
 /// # Errors
 ///
@@ -83,6 +83,9 @@ fn exported(text: &str) -> Result<Method, Failure> {
 pub fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
     if path.is_file() || path.join("config.json").is_file() {
         return Ok(path.to_owned());
+    }
+    if path == Path::new(crate::hub::BUNDLED) && !path.exists() {
+        return Ok(crate::hub::resolve(crate::hub::BUNDLED)?.dir);
     }
     Store::new(path.join("checkpoints"), 1).newest().ok_or_else(|| {
         Failure::data(format!(

@@ -16,8 +16,8 @@ use crate::error::Failure;
 /// Scored positions that go through the output head at once: bounds the logits at this many rows.
 const HEAD_ROWS: i64 = 1024;
 
-/// Bytes of activations that rows read together may take on the CPU: beyond it more rows were no faster.
-const ROWS_BYTES: usize = 64 << 20;
+/// Bytes of activations that rows read together may take on the CPU: beyond its caches more rows are slower, not faster.
+const ROWS_BYTES: usize = 12 << 20;
 /// The same on CUDA, where only large passes fill the device.
 const ROWS_BYTES_CUDA: usize = 1 << 30;
 

@@ -85,6 +85,10 @@ impl Goal<'_> {
     }
 
     /// What a file says of an individual; the attention factor is written out.
+    ///
+    /// # Errors
+    ///
+    /// When the divisors do not fit the model.
     pub fn factors(&self, individual: &Individual) -> Result<LongRopeFactors, Failure> {
         let original = self.positions().max_position_embeddings;
         let mut factors = LongRopeFactors {
