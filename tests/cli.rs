@@ -95,7 +95,7 @@ fn every_command_explains_itself_and_every_flag_of_it() {
         let help = bowline(dir.path(), name.split(' ').chain(["--help"])).expect(0);
         assert!(help.err.is_empty() && help.out.contains("Usage: bowline"), "{help}");
         let entries = listed(&help.out);
-        for word in expected {
+        for word in *expected {
             let is_it = |entry: &str| entry.split([' ', ',']).any(|part| part == *word);
             assert!(entries.iter().any(|(entry, _)| is_it(entry)), "`{name}` does not list {word}: {entries:?}");
         }
