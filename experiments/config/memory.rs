@@ -13,7 +13,7 @@ pub struct Memory {
     pub optimizer: OptimizerState,
     /// When gradients are used.
     pub gradients: Gradients,
-    /// Whether the optimizer's state lives in pinned host memory; on a CPU it does in any case.
+    /// Whether the optimizer's state lives in pinned host memory.
     pub optimizer_on_host: bool,
     /// What the forward pass keeps for the backward pass.
     pub activations: Activations,
@@ -79,8 +79,8 @@ pub enum Gradients {
     /// After the backward pass: all of them are held at once.
     #[default]
     Kept,
-    /// Within the backward pass, as soon as those of a block are complete, after which they are let go. Clipping then goes
-    /// by the norm of the step before, or of what has arrived where that is larger.
+    /// As soon as each is complete, within the backward pass, after which it is let go. Clipping then goes by the norm of
+    /// the step before.
     InBackward,
 }
 

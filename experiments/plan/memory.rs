@@ -1,8 +1,9 @@
 //! Bytes that a step takes on the device and in host memory, at the moments of the step at which much is held.
 //!
-//! What stands throughout: weights, the optimizer's state, gradients. Onto that come, in turn, what every block keeps of every
-//! token and the insides of the loss; the same and the insides of the first block to go backward; and what the
-//! optimizer's step converts. [`Footprint`](crate::model::Footprint) counts what a pass holds, [`AdamW`] state and gradients; here they are put together.
+//! What stands throughout: weights, the optimizer's state, gradients. Onto that come, in turn, what every block keeps of
+//! every token and the insides of the loss; the same and the insides of the first block to go backward; and what the
+//! optimizer's step converts. [`Footprint`](crate::model::Footprint) counts what a pass holds, [`AdamW`] state and
+//! gradients; here they are put together.
 
 use serde::Serialize;
 use tch::Kind;
