@@ -19,7 +19,7 @@ pub fn is_auto(name: &str) -> bool {
 }
 
 /// The backend of a name, or `auto`, for a device. On CUDA the name stands for the fused kernels of this process as well: `cuda`
-/// asks for all of them, `auto` leaves it at those that were verified, any other name has libtorch do their work.
+/// and `hopper` ask for all of them, `auto` leaves it at those that were verified, any other name has libtorch do their work.
 ///
 /// # Errors
 ///
@@ -40,7 +40,7 @@ pub fn backend_on(device: Device, name: &str) -> Result<Backend, Failure> {
 /// Which fused kernels go with a backend's name.
 fn fused_kernels(name: &str) -> Use {
     match name {
-        "cuda" => Use::Asked,
+        "cuda" | "hopper" => Use::Asked,
         name if is_auto(name) => Use::Verified,
         _ => Use::Never,
     }
@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_backends_name_stands_for_the_fused_kernels() {
-        let wishes = ["cuda", "auto", "libtorch"].map(fused_kernels);
-        assert_eq!(wishes, [Use::Asked, Use::Verified, Use::Never]);
+        let wishes = ["cuda", "hopper", "auto", "libtorch"].map(fused_kernels);
+        assert_eq!(wishes, [Use::Asked, Use::Asked, Use::Verified, Use::Never]);
     }
 
     #[test]

@@ -202,13 +202,7 @@ impl Norm {
     ) -> Result<NormGradients, FusedError> {
         let job = self.job(inputs)?;
         let operation = self.operation();
-        let single =
-            |tensor: &Tensor| tensor.size() == [job.rows] && tensor.kind() == Kind::Float && tensor.is_contiguous();
-        let fits = |of: &Statistics| {
-            of.mean.is_some() == self.is_layer()
-                && of.mean.iter().chain([&of.rstd]).all(|tensor| single(tensor) && tensor.device() == inputs.x.device())
-        };
-        if !statistics.is_none_or(fits) {
+        if !statistics.is_none_or(|of| of.fits(&job, inputs.x)) {
             return unfit(operation, format!("goes back with statistics that are not those of {} rows", job.rows));
         }
         if inputs.residual.is_some() {
@@ -221,12 +215,11 @@ impl Norm {
         let grad_sum = gradients.grad_sum.map(dense).transpose()?;
         let [_, backward, sums] = &job.kernels;
         let parts = job.parts(backward, machine.multiprocessors());
-        let single = |_| empty(&[parts, job.columns], Kind::Float, &x);
+        let in_parts = || empty(&[parts, job.columns], Kind::Float, &x);
         let column = || empty(&[job.columns], x.kind(), &x);
-        let (dx, dweight, dweight_parts) = (empty(&job.shape, x.kind(), &x)?, column()?, single(())?);
+        let (dx, dweight, dweight_parts) = (empty(&job.shape, x.kind(), &x)?, column()?, in_parts()?);
         let has_bias = inputs.bias.is_some();
-        let (dbias, dbias_parts) =
-            (has_bias.then(column).transpose()?, has_bias.then_some(()).map(single).transpose()?);
+        let (dbias, dbias_parts) = (has_bias.then(column).transpose()?, has_bias.then(in_parts).transpose()?);
         let params = Params {
             x: address(&x),
             weight: address(&weight),
@@ -249,6 +242,19 @@ impl Norm {
         let of_columns = blocks(operation, (job.columns + 31) / 32)?;
         job.run(machine, sums, [of_columns, 1 + u32::from(has_bias)], &params, &tensors)?;
         Ok(NormGradients { x: dx, weight: dweight, bias: dbias })
+    }
+}
+
+impl Statistics {
+    /// Whether they are those of a norm of `x`.
+    fn fits(&self, job: &Job, x: &Tensor) -> bool {
+        let single = |tensor: &Tensor| {
+            tensor.size() == [job.rows]
+                && tensor.kind() == Kind::Float
+                && tensor.is_contiguous()
+                && tensor.device() == x.device()
+        };
+        self.mean.is_some() == job.norm.is_layer() && self.mean.iter().chain([&self.rstd]).all(single)
     }
 }
 
