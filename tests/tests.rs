@@ -2,6 +2,8 @@
 // Helpers panic with what went wrong, as the tests that call them do.
 #![allow(clippy::unwrap_used)]
 
+/// Low-rank adapters, four-bit bases and the variants of training.
+mod adapters;
 /// Who may import whom.
 mod architecture;
 /// The model on every attention backend, and the choice among them.

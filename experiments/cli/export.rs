@@ -10,10 +10,11 @@ use tch::Device;
 use super::output::print;
 use crate::config::Method;
 use crate::error::{Failure, io_failure};
-use crate::model::{LoadOptions, ModelFolder};
+use crate::model::{LoadOptions, ModelFolder, peft};
 use crate::train::{Store, restore_masters};
 
-/// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card.
+/// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card; adapters are
+/// merged into the weights.
 #[derive(Debug, Args)]
 pub struct Export {
     /// A run folder (its newest checkpoint is taken), a checkpoint, a model folder, a GGUF file, or `bundled`
@@ -50,10 +51,11 @@ impl Export {
         if self.dtype.is_some() {
             restore_masters(&source, &model)?;
         }
-        let model = match &self.method {
+        let mut model = match &self.method {
             Some(method) => model.with_method(&exported(method)?)?,
             None => model,
         };
+        model.llama.merge();
         let pending =
             crate::atomic::PendingFolder::create(&self.to).map_err(|error| io_failure("make", &self.to, &error))?;
         model.write_sharded(pending.path(), self.shard_mb << 20)?;
@@ -81,7 +83,7 @@ fn exported(text: &str) -> Result<Method, Failure> {
 ///
 /// When there is neither.
 pub fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
-    if path.is_file() || path.join("config.json").is_file() {
+    if path.is_file() || path.join("config.json").is_file() || peft::is_adapter(path) {
         return Ok(path.to_owned());
     }
     if path == Path::new(crate::hub::BUNDLED) && !path.exists() {

@@ -25,7 +25,7 @@ Stopping: SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a closed terminal let the step in
 code 5. The same signal once more within a second changes nothing; a later one exits at once, and the checkpoints saved \
 before stay whole.";
 
-/// Trains every parameter by a recipe.
+/// Trains every parameter of a model, or adapters, by a recipe.
 #[derive(Debug, Args)]
 #[command(after_long_help = AFTER_HELP, after_help = "`bowline train --help` says how a run stops and goes on.")]
 pub struct Train {

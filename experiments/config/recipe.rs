@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{About, Adapter, ExpectedPerplexity, Gradients, Memory, layers};
+use super::{About, Adapter, ExpectedPerplexity, Gradients, Loss, LossKind, Memory, layers};
 use crate::data::{Format, OnBadLine, SourceSpec};
 use crate::error::Failure;
+use crate::model::ShiftedSparse;
 use crate::train::{AdamConfig, Decay, Decayed};
 
 /// One training run.
@@ -37,6 +38,9 @@ pub struct Recipe {
     /// Low-rank adapters; absent: every parameter is trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<Adapter>,
+    /// What is minimised.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub loss: Loss,
     /// Stages, run one after another; each has its own length (as in BTLM's variable sequence length).
     #[serde(rename = "stage")]
     pub stages: Vec<Stage>,
@@ -264,12 +268,35 @@ pub struct Stage {
     /// Whether tokens see only their own document in a packed sequence.
     #[serde(default)]
     pub document_mask: bool,
+    /// Shifted sparse attention (LongLoRA): tokens attend inside groups of this share of `length`, which must be an even
+    /// number of tokens that divides it; absent: full attention. Evaluation is by full attention always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shifted_sparse: Option<f64>,
+    /// Skip-position training (PoSE): sequences stand at positions drawn from a longer range; absent: at 0, 1, 2, ..
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_positions: Option<SkipPositions>,
+}
+
+/// Skip-position training (Zhu et al. 2024, PoSE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkipPositions {
+    /// Length that positions are drawn from, in tokens.
+    pub target: usize,
+    /// Chunks that a sequence is cut into.
+    #[serde(default = "two")]
+    pub chunks: usize,
 }
 
 impl Stage {
     /// Sequences of a forward pass.
     pub fn micro(&self) -> usize {
         if self.micro_batch == 0 { self.batch } else { self.micro_batch }
+    }
+
+    /// Positions that its tokens stand at: a plan must reach so far.
+    pub fn reach(&self) -> usize {
+        self.skip_positions.map_or(self.length, |skip| skip.target)
     }
 
     /// Tokens of an optimizer step.
@@ -358,6 +385,16 @@ impl Recipe {
                 format!("expected {}: low and high must be a band of perplexities", index + 1),
             );
         }
+        if let Some(adapter) = &self.adapter {
+            let rule = "adapter: needs `model.from`; there is nothing to adapt in a model with random weights";
+            expect(self.model.from.is_some(), rule.into());
+            for (field, what) in adapter.findings() {
+                expect(false, format!("adapter.{field}: {what}"));
+            }
+        }
+        for (field, what) in self.loss.findings() {
+            expect(false, format!("loss.{field}: {what}"));
+        }
         self.check_optimizer(&mut expect);
         self.check_sources(&mut expect);
         self.check_stages(&mut expect);
@@ -423,6 +460,7 @@ impl Recipe {
                 stage.batch % micro == 0,
                 at("micro_batch", &format!("{micro} does not divide batch {}", stage.batch)),
             );
+            self.check_variants(stage, &at, expect);
             for (name, &weight) in &stage.mix {
                 let known = self.sources.iter().any(|source| source.name == *name);
                 expect(known, at("mix", &format!("{name:?} is not the name of a [[source]]")));
@@ -430,10 +468,42 @@ impl Recipe {
             }
         }
     }
+
+    /// What a stage does otherwise than plain training, and what of that does not go together.
+    fn check_variants(&self, stage: &Stage, at: &impl Fn(&str, &str) -> String, expect: &mut impl FnMut(bool, String)) {
+        let long_ce = self.loss.kind == LossKind::LongCe;
+        if let Some(share) = stage.shifted_sparse {
+            let groups = ShiftedSparse::new(stage.length, share);
+            expect(groups.is_ok(), at("shifted_sparse", &groups.err().unwrap_or_default()));
+            let rule = "loss.kind \"long-ce\" weighs tokens by full attention; leave one of them out";
+            expect(!long_ce, at("shifted_sparse", rule));
+        }
+        if let Some(SkipPositions { target, chunks }) = stage.skip_positions {
+            let length = stage.length;
+            let rule = format!("must be from 1 to the length of {length}, is {chunks}");
+            expect((1..=length).contains(&chunks), at("skip_positions.chunks", &rule));
+            let rule = format!("must be at least the length of {length}, is {target}");
+            expect(target >= length, at("skip_positions.target", &rule));
+            let rule = "loss.kind \"long-ce\" compares contexts without skips; leave one of them out";
+            expect(!long_ce, at("skip_positions", rule));
+        }
+        if long_ce {
+            let Loss { short_context, stride, .. } = self.loss;
+            let rule = format!(
+                "{} is not longer than loss.short_context {short_context} and loss.stride {stride} together, so that \
+                 loss.kind \"long-ce\" would weigh every token the same",
+                stage.length
+            );
+            expect(stage.length > short_context.saturating_add(stride), at("length", &rule));
+        }
+    }
 }
 
 fn one() -> u64 {
     1
+}
+fn two() -> usize {
+    2
 }
 fn text_field() -> String {
     "text".to_owned()

@@ -87,3 +87,58 @@ fn a_recipe_reads_back_as_it_was_written_and_defaults_stay_unwritten() {
     assert_eq!(again.sources[0].spec(), recipe.sources[0].spec());
     assert_eq!(again.stages[0].mix, recipe.stages[0].mix);
 }
+
+/// What is said of the plain recipe with settings laid over it; none when nothing is.
+fn said(settings: &[&str]) -> Option<String> {
+    let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    Recipe::layered(PLAIN, &settings).err().map(|failure| {
+        assert_eq!(failure.exit_code(), 2);
+        failure.to_string()
+    })
+}
+
+#[test]
+fn adapters_and_variants_of_training_are_read() {
+    let adapter =
+        "adapter={ rank = 8, alpha = 16.0, targets = ['q_proj'], also = ['embedding', 'norms'], base = 'nf4' }";
+    assert_eq!(said(&[adapter, "stage.0.shifted_sparse=0.25", "stage.0.skip_positions={ target = 64 }"]), None);
+    assert_eq!(said(&["loss={ kind = 'long-ce', short_context = 4, stride = 2 }"]), None);
+    let recipe = Recipe::parse(PLAIN).unwrap();
+    let written = toml::to_string(&recipe).unwrap();
+    assert!(
+        ["loss", "adapter", "shifted_sparse", "skip_positions"].iter().all(|key| !written.contains(key)),
+        "{written}"
+    );
+}
+
+#[test]
+fn wrong_adapters_and_variants_name_field_and_value() {
+    let adapter = |fields: &str| format!("adapter={{ rank = 8, alpha = 16.0, targets = ['q_proj'], {fields} }}");
+    let cases: [(&[&str], [&str; 2]); 12] = [
+        (&["adapter={ rank = 0, alpha = 1.0, targets = ['q_proj'] }"], ["adapter.rank", "is 0"]),
+        (&["adapter={ rank = 1, alpha = -1.0, targets = ['q_proj'] }"], ["adapter.alpha", "is -1"]),
+        (&["adapter={ rank = 1, alpha = 1.0, targets = [] }"], ["adapter.targets", "at least one"]),
+        (&["adapter={ rank = 1, alpha = 1.0, targets = ['lm_head'] }"], ["adapter.targets", "\"lm_head\""]),
+        (&["adapter={ rank = 1, alpha = 1.0, targets = ['q_proj', 'q_proj'] }"], ["adapter.targets", "twice"]),
+        (&[&adapter("dropout = 1.0")], ["adapter.dropout", "is 1"]),
+        (&["stage.0.shifted_sparse=0.4"], ["stage 1.shifted_sparse", "is 0.4"]),
+        (&["stage.0.skip_positions={ target = 4 }"], ["stage 1.skip_positions.target", "is 4"]),
+        (&["stage.0.skip_positions={ target = 64, chunks = 9 }"], ["stage 1.skip_positions.chunks", "is 9"]),
+        (&["loss={ kind = 'long-ce', clip = 0.0 }"], ["loss.clip", "is 0"]),
+        (&["loss={ kind = 'long-ce' }"], ["stage 1.length", "short_context 4096"]),
+        (
+            &["loss={ kind = 'long-ce', short_context = 2, stride = 2 }", "stage.0.shifted_sparse=0.5"],
+            ["stage 1.shifted_sparse", "long-ce"],
+        ),
+    ];
+    for (settings, words) in cases {
+        let said = said(settings).unwrap_or_default();
+        assert!(words.iter().all(|word| said.contains(word)), "{settings:?}: {said}");
+    }
+    let new = PLAIN.replace("from = \"bundled\"", "tokenizer = 'bundled'");
+    let shape = "hidden_size = 8\nintermediate_size = 8\nnum_hidden_layers = 1\nnum_attention_heads = 1\n\
+                 num_key_value_heads = 1\nmax_position_embeddings = 8\nrope_theta = 1e4\ntie_word_embeddings = true\n";
+    let text = format!("{new}\n[model.new]\n{shape}[adapter]\nrank = 1\nalpha = 1\ntargets = ['q_proj']\n");
+    let said = Recipe::parse(&text).unwrap_err().to_string();
+    assert!(said.contains("adapter: needs `model.from`"), "{said}");
+}

@@ -165,6 +165,19 @@ impl Block {
         ]
     }
 
+    /// The same, to be changed.
+    pub fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 7] {
+        [
+            ("self_attn.q_proj", &mut self.query),
+            ("self_attn.k_proj", &mut self.key),
+            ("self_attn.v_proj", &mut self.value),
+            ("self_attn.o_proj", &mut self.output),
+            ("mlp.gate_proj", &mut self.gate),
+            ("mlp.up_proj", &mut self.up),
+            ("mlp.down_proj", &mut self.down),
+        ]
+    }
+
     /// Every parameter with its name inside the block.
     pub(super) fn parameters(&self) -> Vec<(String, &Tensor)> {
         let norms = [("input_layernorm", &self.input_norm), ("post_attention_layernorm", &self.post_norm)];
@@ -193,6 +206,9 @@ fn mixed(backend: Backend, pass: &Pass, q: &Tensor, k: &Tensor, v: &Tensor) -> R
             return Err(Failure::config(format!("{method} takes causal attention, not the {mask} mask")));
         }
         return method.attend(backend, pass.plan, (q, k, v), pass.offset);
+    }
+    if let Some(sparse) = pass.plan.sparse() {
+        return sparse.attend(backend, (pass.plan, &pass.mask), (q, k, v));
     }
     Ok(backend.forward(&pass.problem(q, k)?, q, k, v)?)
 }

@@ -13,9 +13,10 @@ use super::extrapolation::Extrapolation;
 use super::gguf::GgufCheckpoint;
 use super::language_model::Reader;
 use super::llama::Llama;
+use super::peft::{self, BaseModel};
 use super::stored::Stored;
-use super::weights::{Checkpoint, Dtype, MAX_SHARD_BYTES, write_sharded};
-use crate::config::{Method, PositionChange};
+use super::weights::{Checkpoint, Dtype, MAX_SHARD_BYTES, TensorView, write_sharded};
+use crate::config::{Adapter, Base, Method, PositionChange};
 use crate::error::{Failure, io_failure};
 use crate::hub;
 use crate::json::read_json;
@@ -23,6 +24,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Largest config file read, in bytes.
 const CONFIG_LIMIT: u64 = 16 << 20;
+/// How many times an adapter's base may be an adapter in turn.
+const ADAPTERS_DEEP: usize = 8;
+
 /// How a model is loaded.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
@@ -92,7 +96,19 @@ impl ModelFolder {
     ///
     /// A sentence that names the file, the field and the value.
     pub fn load(model: &str, options: LoadOptions) -> Result<Self, Failure> {
+        Self::load_within(model, options, ADAPTERS_DEEP)
+    }
+
+    /// As [`ModelFolder::load`], where the model may be an adapter of an adapter so many times.
+    fn load_within(model: &str, options: LoadOptions, depth: usize) -> Result<Self, Failure> {
+        // An adapter that PEFT wrote has no config.json, which is what makes a folder a model elsewhere.
+        if peft::is_adapter(Path::new(model)) {
+            return Self::load_adapted(model, Path::new(model), options, depth);
+        }
         let files = hub::resolve(model)?;
+        if peft::is_adapter(&files.dir) {
+            return Self::load_adapted(model, &files.dir, options, depth);
+        }
         let stored = Stored::open(&files.dir)?;
         let config = stored.config()?;
         // Token ids can be scored without a tokenizer; whoever needs text asks for it by `tokenizer()`.
@@ -101,6 +117,51 @@ impl ModelFolder {
         let llama = Llama::load(&stored, config, options.backend, kind, options.device)?;
         let (id, dir, precision) = (model.to_owned(), files.dir, options.precision);
         Ok(Self { id, dir, llama, tokenizer, precision, extrapolation: None, chunk: None })
+    }
+
+    /// The base model of an adapter folder with the adapters in it.
+    fn load_adapted(model: &str, dir: &Path, options: LoadOptions, depth: usize) -> Result<Self, Failure> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(Failure::data(format!("{model}: an adapter of an adapter, and so on without end")));
+        };
+        let (adapter, base) = peft::read(dir)?;
+        let context = || format!("{}: base_model_name_or_path", dir.join(peft::CONFIG).display());
+        let full = LoadOptions { device: first_device(&adapter, options.device), ..options };
+        let mut found = Self::load_within(&base.name, full, depth).map_err(|failure| failure.within(context()))?;
+        base.check(dir, &found.dir)?;
+        if dir.join("config.json").is_file() {
+            let config = read_config(dir)?;
+            if config.expected_tensors() != found.llama.config.expected_tensors() {
+                let base = &base.name;
+                return Err(Failure::data(format!("{}: config.json is not of the shape of {base}", dir.display())));
+            }
+            found.llama.config = config;
+        }
+        if dir.join("tokenizer.json").is_file() {
+            found.tokenizer = Some(Tokenizer::from_file(&dir.join("tokenizer.json"), found.llama.config.vocab)?);
+        }
+        let adapted = found.adapted(&adapter, 0, (base, options.device))?;
+        peft::fill(dir, &adapted.llama)?;
+        Ok(Self { id: model.to_owned(), dir: dir.to_path_buf(), ..adapted })
+    }
+
+    /// The model with new adapters, on `device`; those that it had are merged, and the base is quantised if it is to be.
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be had.
+    pub fn adapted(
+        mut self,
+        adapter: &Adapter,
+        seed: u64,
+        (base, device): (BaseModel, Device),
+    ) -> Result<Self, Failure> {
+        self.llama.merge();
+        if adapter.base == Base::Nf4 {
+            self.llama.quantise_on(device)?;
+        }
+        self.llama.adapt(adapter, seed, base)?;
+        Ok(self)
     }
 
     /// The model read by a method without training.
@@ -170,20 +231,21 @@ impl ModelFolder {
     ///
     /// When names or shapes differ.
     pub fn reload(&self, dir: &Path) -> Result<(), Failure> {
+        if self.llama.adapter.is_some() {
+            return peft::fill(dir, &self.llama);
+        }
         let checkpoint = Checkpoint::open(dir)?;
         checkpoint.check(&self.llama.config.expected_tensors(), |_| false)?;
         no_grad(|| {
             self.llama.parameters().into_iter().try_for_each(|(name, parameter)| {
-                let view = checkpoint.tensor(&name)?;
-                let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
-                let stored = Tensor::f_from_data_size(view.data, &shape, super::load::kind_of(view.dtype))?;
-                parameter.shallow_clone().f_copy_(&stored)?;
+                parameter.shallow_clone().f_copy_(&tensor_of(&checkpoint.tensor(&name)?)?)?;
                 Ok(())
             })
         })
     }
 
-    /// Writes config, weights, generation config and tokenizer into `dir`.
+    /// Writes config, weights, generation config and tokenizer into `dir`; of a model with adapters these and what was
+    /// trained beside them, and not the base's weights.
     ///
     /// # Errors
     ///
@@ -206,9 +268,26 @@ impl ModelFolder {
             "max_length": config.positions.max_position_embeddings,
         });
         write_json(&dir.join("generation_config.json"), &generation)?;
-        write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?;
+        match self.llama.adapter.is_some() {
+            true => peft::write(dir, &self.llama)?,
+            false => write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?,
+        }
         self.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.write(dir))
     }
+}
+
+/// Where a model is loaded that is to be on `device`: one that will be quantised does not fit there before it is.
+pub fn first_device(adapter: &Adapter, device: Device) -> Device {
+    match adapter.base {
+        Base::Full => device,
+        Base::Nf4 => Device::Cpu,
+    }
+}
+
+/// A stored tensor in main memory, in its own element type.
+pub(super) fn tensor_of(view: &TensorView<'_>) -> Result<Tensor, Failure> {
+    let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
+    Ok(Tensor::f_from_data_size(view.data, &shape, super::load::kind_of(view.dtype))?)
 }
 
 /// Writes tensors into `model.safetensors` of `dir`.
@@ -252,7 +331,7 @@ fn bytes_of(tensor: &Tensor) -> Result<(Dtype, Vec<usize>, Vec<u8>), Failure> {
     Ok((dtype, host.size().iter().map(|&n| n as usize).collect(), bytes))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::data(error.to_string()))?;
     crate::atomic::write_bytes(path, format!("{text}\n").as_bytes()).map_err(|error| io_failure("write", path, &error))
 }

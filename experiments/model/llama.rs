@@ -7,6 +7,7 @@ use attention::Backend;
 use tch::Tensor;
 use torch_ext::grad_enabled;
 
+use super::adapted::Adapted;
 use super::block::{Block, Reading};
 use super::config::ModelConfig;
 use super::kv_cache::KvCache;
@@ -32,6 +33,8 @@ pub struct Llama {
     pub head: Option<Tensor>,
     /// Attention backend.
     pub backend: Backend,
+    /// What its adapters were made by, if it has any.
+    pub adapter: Option<Adapted>,
     /// What a pass that is recorded for gradients keeps; the default keeps everything.
     pub memory: Memory,
 }
@@ -101,7 +104,7 @@ impl Llama {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// Every parameter with its checkpoint name.
+    /// Every parameter with its checkpoint name, those of adapters among them; without matrices that are quantised.
     pub fn parameters(&self) -> Vec<(String, &Tensor)> {
         let mut all = vec![("model.embed_tokens.weight".to_owned(), &self.embedding)];
         for (index, block) in self.blocks.iter().enumerate() {

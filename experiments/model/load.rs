@@ -107,6 +107,7 @@ impl Llama {
             backend,
             memory: Memory::default(),
             config,
+            adapter: None,
         })
     }
 }
@@ -119,7 +120,7 @@ fn block(
     let tensor = |name: &str| read(&format!("model.layers.{index}.{name}"));
     let linear = |name: &str, bias: bool| -> Result<Linear, Failure> {
         let bias = if bias { Some(tensor(&format!("{name}.bias"))?) } else { None };
-        Ok(Linear { weight: tensor(&format!("{name}.weight"))?, bias })
+        Ok(Linear::new(tensor(&format!("{name}.weight"))?, bias))
     };
     let norm = |name: &str| -> Result<Norm, Failure> {
         Ok(Norm { weight: tensor(&format!("{name}.weight"))?, epsilon: config.norm_epsilon })

@@ -4,6 +4,7 @@ use attention::{Attended, AttnProblem, Backend, Gradients, dtype_of};
 use tch::Tensor;
 use torch_ext::autograd;
 
+use super::pass::Pass;
 use crate::error::Failure;
 
 /// Attention's answer, and the way back.
@@ -24,21 +25,36 @@ impl Mixed {
     /// Attention over q, k and v; with a way back where `returns`. To be called where nothing is recorded.
     pub(super) fn new(
         backend: Backend,
-        problem: AttnProblem,
+        pass: &Pass<'_>,
         projected: &[Tensor; 3],
         returns: bool,
     ) -> Result<Self, Failure> {
         let [q, k, v] = projected;
+        if let Some(sparse) = pass.plan.sparse() {
+            // Its parts are steps of libtorch's graph, each by the backend's own backward where there is one.
+            let attend = |[q, k, v]: &[Tensor; 3]| sparse.attend(backend, (pass.plan, &pass.mask), (q, k, v));
+            return Self::by_graph(projected, returns, attend);
+        }
+        let problem = pass.problem(q, k)?;
         let paired = dtype_of(q.kind()).is_some_and(|dtype| backend.has_backward(&problem, q.device(), dtype));
         if paired {
             return Ok(Self::Pair(backend.attend(&problem, q, k, v)?));
         }
+        Self::by_graph(projected, returns, |[q, k, v]| Ok(backend.forward(&problem, q, k, v)?))
+    }
+
+    /// By libtorch's graph of `attend`, of which nothing is kept where it need not return.
+    fn by_graph(
+        projected: &[Tensor; 3],
+        returns: bool,
+        attend: impl Fn(&[Tensor; 3]) -> Result<Tensor, Failure>,
+    ) -> Result<Self, Failure> {
         if !returns {
-            let output = backend.forward(&problem, q, k, v)?;
-            return Ok(Self::Graph { output, leaves: projected.each_ref().map(Tensor::shallow_clone) });
+            let leaves = projected.each_ref().map(Tensor::shallow_clone);
+            return Ok(Self::Graph { output: attend(&leaves)?, leaves });
         }
         let leaves = projected.each_ref().map(|t| t.detach().set_requires_grad(true));
-        let output = tch::with_grad(|| backend.forward(&problem, &leaves[0], &leaves[1], &leaves[2]))?;
+        let output = tch::with_grad(|| attend(&leaves))?;
         Ok(Self::Graph { output, leaves })
     }
 

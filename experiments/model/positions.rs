@@ -6,6 +6,8 @@ use tch::{Device, Kind, Tensor};
 
 use super::extrapolation::Extrapolation;
 use super::rotation::{Angles, RotationError, Turned, fits, goes_to_kernel, rotated_by_kernel, rotated_in_place};
+use super::shifted_sparse::ShiftedSparse;
+use crate::error::Failure;
 
 /// [`PositionPlan`] on a device.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct PlanTensors {
     length: usize,
     fingerprint: u64,
     extrapolation: Option<Extrapolation>,
+    sparse: Option<ShiftedSparse>,
 }
 
 /// Cos and sin `[positions, rotary_dim / 2]`, attention factor included.
@@ -26,6 +29,18 @@ struct Rotary {
     half: i64,
     /// Both, `[positions, rotary_dim / 2, 2]`, as the CUDA kernel reads them; none elsewhere.
     angles: Option<Tensor>,
+    /// Sequences side by side that have positions of their own: rows are then `[sequences, length]`. 1: all share them.
+    sequences: i64,
+}
+
+impl Rotary {
+    /// Rows of a table for positions `offset ..`, as they multiply `[batch, heads, length, rotary_dim / 2]`.
+    fn rows(&self, table: &Tensor, offset: i64, length: i64) -> Tensor {
+        match self.sequences {
+            1 => table.narrow(0, offset, length),
+            sequences => table.view([sequences, 1, length, self.half]),
+        }
+    }
 }
 
 impl PlanTensors {
@@ -37,7 +52,7 @@ impl PlanTensors {
             let tensor = |values: &[f32]| Tensor::from_slice(values).view([rows, half]).to_device(device);
             let (cos, sin) = (tensor(table.cos()), tensor(table.sin()));
             let angles = device.is_cuda().then(|| Tensor::stack(&[&cos, &sin], 2));
-            Rotary { cos, sin, half, angles }
+            Rotary { cos, sin, half, angles, sequences: 1 }
         });
         Self {
             rotary,
@@ -46,6 +61,53 @@ impl PlanTensors {
             length: plan.length(),
             fingerprint: plan.fingerprint(),
             extrapolation: None,
+            sparse: None,
+        }
+    }
+
+    /// The same for sequences side by side, each of whose tokens stands at a position of its own: one list for each, all of
+    /// one length. Such a plan reads whole sequences, with no tokens before.
+    ///
+    /// # Errors
+    ///
+    /// When a position is outside the plan, lists differ in length, or positions are not rotated.
+    pub fn at(&self, positions: &[&[u32]]) -> Result<Self, Failure> {
+        let Some(Rotary { cos, sin, half, .. }) = &self.rotary else {
+            return Err(Failure::config("tokens with positions of their own need rotary positions"));
+        };
+        let length = positions.first().map_or(0, |list| list.len());
+        let rows: Vec<i64> = positions.iter().flat_map(|list| list.iter().map(|&place| i64::from(place))).collect();
+        if positions.iter().any(|list| list.len() != length) || rows.iter().any(|&row| row >= cos.size()[0]) {
+            return Err(Failure::config(format!("positions reach beyond the {} of the plan", self.length)));
+        }
+        let rows = Tensor::from_slice(&rows).to_device(cos.device());
+        let chosen = |table: &Tensor| table.index_select(0, &rows);
+        let sequences = positions.len() as i64;
+        let rotary = Rotary { cos: chosen(cos), sin: chosen(sin), half: *half, angles: None, sequences };
+        Ok(Self { rotary: Some(rotary), alibi: None, ..self.plain() })
+    }
+
+    /// With attention inside groups, for training.
+    #[must_use]
+    pub fn with_sparse(self, sparse: Option<ShiftedSparse>) -> Self {
+        Self { sparse, ..self }
+    }
+
+    /// Attention inside groups, if that is how it is trained.
+    pub fn sparse(&self) -> Option<ShiftedSparse> {
+        self.sparse
+    }
+
+    /// Everything but the tables.
+    fn plain(&self) -> Self {
+        Self {
+            rotary: None,
+            alibi: None,
+            score_factor: self.score_factor,
+            length: self.length,
+            fingerprint: self.fingerprint,
+            extrapolation: self.extrapolation,
+            sparse: self.sparse,
         }
     }
 
@@ -84,7 +146,7 @@ impl PlanTensors {
     /// (Su et al. 2021, equation 34, in the half-split order of the Hugging Face checkpoints).
     pub fn rotated(&self, x: &Tensor, offset: i64) -> Tensor {
         let length = x.size()[2];
-        self.rotated_by(x, |table| table.narrow(0, offset, length))
+        self.rotated_by(x, |rotary, table| rotary.rows(table, offset, length))
     }
 
     /// The same for a tensor that nothing else reads, in a model that attends by `backend`: where it can, the rotation is
@@ -123,7 +185,7 @@ impl PlanTensors {
             Some((cos, sin)) if fits(&turned.heads()) => turned.back(Angles { cos: &cos, sin: &sin }),
             _ => {
                 let heads = turned.heads();
-                let back = self.turned(&heads, |table| table.narrow(0, offset, length), -1.0);
+                let back = self.turned(&heads, |rotary, table| rotary.rows(table, offset, length), -1.0);
                 Ok(back.transpose(1, 2).contiguous())
             }
         }
@@ -131,36 +193,40 @@ impl PlanTensors {
 
     /// Another handle on the same plan.
     pub(super) fn handle(&self) -> Self {
-        let rotary = self.rotary.as_ref().map(|Rotary { cos, sin, half, angles }| Rotary {
+        let rotary = self.rotary.as_ref().map(|Rotary { cos, sin, half, angles, sequences }| Rotary {
             cos: cos.shallow_clone(),
             sin: sin.shallow_clone(),
             half: *half,
             angles: angles.as_ref().map(Tensor::shallow_clone),
+            sequences: *sequences,
         });
         Self { rotary, alibi: self.alibi.clone(), ..*self }
     }
 
-    /// Cos and sin `[length, rotary_dim / 2]` of positions `offset ..`; none without a rotation.
+    /// Cos and sin `[length, rotary_dim / 2]` of positions `offset ..`, or `[sequences * length, rotary_dim / 2]`; none without
+    /// a rotation.
     pub(super) fn angles(&self, offset: i64, length: i64) -> Option<(Tensor, Tensor)> {
-        let Rotary { cos, sin, .. } = self.rotary.as_ref()?;
+        let Rotary { cos, sin, sequences, .. } = self.rotary.as_ref()?;
+        // Of sequences with positions of their own, the rows of all of them.
+        let (offset, length) = if *sequences > 1 { (0, cos.size()[0]) } else { (offset, length) };
         Some((cos.narrow(0, offset, length), sin.narrow(0, offset, length)))
     }
 
     /// `x` `[batch, heads, length, head_dim]` rotated as `positions`, one for each of `length`, all inside the plan.
     pub fn rotated_at(&self, x: &Tensor, positions: &[i64]) -> Tensor {
         let rows = Tensor::from_slice(positions).to_device(x.device());
-        self.rotated_by(x, |table| table.index_select(0, &rows))
+        self.rotated_by(x, |_, table| table.index_select(0, &rows))
     }
 
-    fn rotated_by(&self, x: &Tensor, rows: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    fn rotated_by(&self, x: &Tensor, rows: impl Fn(&Rotary, &Tensor) -> Tensor) -> Tensor {
         self.turned(x, rows, 1.0)
     }
 
     /// `x` rotated by the angles of `rows`, or by their opposites where `direction` is -1.
-    fn turned(&self, x: &Tensor, rows: impl Fn(&Tensor) -> Tensor, direction: f64) -> Tensor {
-        let Some(Rotary { cos, sin, half, .. }) = &self.rotary else { return x.shallow_clone() };
-        let head_dim = x.size()[3];
-        let (cos, sin) = (rows(cos), rows(sin) * direction);
+    fn turned(&self, x: &Tensor, rows: impl Fn(&Rotary, &Tensor) -> Tensor, direction: f64) -> Tensor {
+        let Some(rotary) = &self.rotary else { return x.shallow_clone() };
+        let (head_dim, half) = (x.size()[3], &rotary.half);
+        let (cos, sin) = (rows(rotary, &rotary.cos), rows(rotary, &rotary.sin) * direction);
         let wide = x.to_kind(Kind::Float);
         let (first, second) = (wide.narrow(3, 0, *half), wide.narrow(3, *half, *half));
         let mut parts = vec![&first * &cos - &second * &sin, &second * &cos + &first * &sin];

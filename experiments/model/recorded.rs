@@ -213,8 +213,7 @@ impl Work {
         let normed = self.block.input_norm.forward(x);
         let projected = self.block.projected(&normed, &self.pass(), self.backend)?;
         let normed = keep.norms.then_some(normed);
-        let mixed =
-            Mixed::new(self.backend, self.pass().problem(&projected[0], &projected[1])?, &projected, keep.mixed)?;
+        let mixed = Mixed::new(self.backend, &self.pass(), &projected, keep.mixed)?;
         let projected = keep.most.then_some(projected);
         let h = self.stream(x, &mixed);
         let mixed = keep.mixed.then_some(mixed);
@@ -275,8 +274,7 @@ impl Work {
             Some(mixed) => (projected, mixed),
             None => {
                 let projected = projected_again(&normed_again())?;
-                let problem = pass.problem(&projected[0], &projected[1])?;
-                let mixed = Mixed::new(self.backend, problem, &projected, true)?;
+                let mixed = Mixed::new(self.backend, &pass, &projected, true)?;
                 (Some(projected), mixed)
             }
         };

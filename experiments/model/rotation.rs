@@ -43,7 +43,8 @@ impl From<RotationError> for Failure {
     }
 }
 
-/// Cos and sin of each position, `[length, half]`, contiguous float32 on the CPU.
+/// Cos and sin of each position, `[length, half]` or, where sequences have positions of their own, `[batch * length, half]`;
+/// contiguous float32 on the CPU.
 #[derive(Debug, Clone, Copy)]
 pub struct Angles<'a> {
     /// Cosines, attention factor included.
@@ -177,18 +178,19 @@ fn copied(x: &Tensor) -> Result<Tensor, tch::TchError> {
     Ok(copy)
 }
 
-/// Rotates `[batch, length, heads, head_dim]` by the angles, or by their opposites where `direction` is -1.
+/// Rotates `[batch, length, heads, head_dim]` by the angles, or by their opposites where `direction` is -1. The angles are of
+/// `length` positions, or of every position of every sequence.
 fn rotate(x: &mut Tensor, Angles { cos, sin }: Angles<'_>, direction: f32) -> Result<(), RotationError> {
-    let (_, length, heads, head_dim) = x.size4()?;
-    let half = cos.size2()?.1;
-    let [heads, head_dim, half, length] = [heads, head_dim, half, length].map(|n| usize::try_from(n).unwrap_or(0));
+    let (_, _, heads, head_dim) = x.size4()?;
+    let (angles, half) = cos.size2()?;
+    let [heads, head_dim, half, angles] = [heads, head_dim, half, angles].map(|n| usize::try_from(n).unwrap_or(0));
     let (cos, sin) = (span::<f32>(cos)?, span::<f32>(sin)?);
     let numbers = contiguous_mut::<f32>(x)?;
-    if numbers.is_empty() || half == 0 {
+    if numbers.is_empty() || half == 0 || angles == 0 {
         return Ok(());
     }
     let one_position = |(row, numbers): (usize, &mut [f32])| {
-        let at = row % length * half;
+        let at = row % angles * half;
         let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
         numbers.chunks_exact_mut(head_dim).for_each(|head| rotate_head(head, cos, sin, direction));
     };

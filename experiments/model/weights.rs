@@ -76,6 +76,17 @@ impl Checkpoint {
         Err(shard::nothing_to_open(dir))
     }
 
+    /// Opens one safetensors file of a folder, whatever else lies there; `name` is of ours.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError`].
+    pub fn open_file(dir: &Path, name: &str) -> Result<Self, WeightsError> {
+        let shard = Shard::open(dir, name, Access::Mapped)?;
+        let places = shard.names().map(|name| (name.to_owned(), 0)).collect();
+        Ok(Self { dir: dir.to_path_buf(), shards: vec![shard], places })
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

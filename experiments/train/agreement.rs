@@ -16,7 +16,7 @@ pub type Keys = BTreeMap<String, String>;
 /// Keys, and heads of keys, that decide nothing of what is computed.
 const FREE: [&str; 6] = ["name", "description", "held_out", "checkpoint", "about", "expected"];
 /// Keys, and heads of keys, that no one can allow: weights and state would not fit.
-const FIXED: [&str; 5] = ["model.from", "model.new", "model.tokenizer", "model.dtype", "tokenizer"];
+const FIXED: [&str; 6] = ["model.from", "model.new", "model.tokenizer", "model.dtype", "tokenizer", "adapter"];
 
 /// Every key of a recipe.
 ///

@@ -6,9 +6,9 @@ use eval::TextCodec;
 use eval::tasks::passkey::{Generator, Variant};
 
 use super::synthetic::{Draws, keyed, repeated};
-use crate::config::{Source, SourceKind, Stage};
+use crate::config::{SkipPositions, Source, SourceKind, Stage};
 use crate::data::rng::CounterRng;
-use crate::data::{Dealt, Loader, Mixture};
+use crate::data::{Dealt, Loader, Mixture, skip_positions};
 use crate::error::Failure;
 
 /// First id that made text draws from: the ones below are special tokens of the bundled tokenizers.
@@ -25,6 +25,8 @@ pub struct Sequence {
     pub starts: Vec<usize>,
     /// Targets before this token are not counted: those of a first, random block cannot be known.
     pub counted_from: usize,
+    /// Positions of the inputs, where they are not 0, 1, 2, ..
+    pub positions: Option<Vec<u32>>,
 }
 
 impl Sequence {
@@ -53,6 +55,7 @@ pub struct Feed<'a> {
     length: usize,
     mix: Mixture,
     drawn: Vec<Drawn<'a>>,
+    skips: Option<(SkipPositions, CounterRng)>,
 }
 
 /// One source of a stage.
@@ -81,8 +84,10 @@ impl<'a> Feed<'a> {
             .map(|(source, _)| Drawn { name: &source.name, kind: source.kind, loader: loaders.get(&source.name) })
             .collect();
         let materials = Materials { seed: materials.seed.wrapping_add(index as u64), ..materials };
-        let mix = Mixture::new(&weights, CounterRng::new(materials.seed).stream("mix"))?;
-        Ok(Self { materials, length: stage.length, mix, drawn })
+        let rng = CounterRng::new(materials.seed);
+        let mix = Mixture::new(&weights, rng.stream("mix"))?;
+        let skips = stage.skip_positions.map(|skip| (skip, rng.stream("skip-positions")));
+        Ok(Self { materials, length: stage.length, mix, drawn, skips })
     }
 
     /// That every source can fill a sequence of this stage.
@@ -103,6 +108,16 @@ impl<'a> Feed<'a> {
     ///
     /// When a document cannot be read or the tokenizer fails.
     pub fn sequence(&self, number: u64) -> Result<Sequence, Failure> {
+        let sequence = self.unmoved(number)?;
+        let positions = self
+            .skips
+            .as_ref()
+            .map(|(SkipPositions { target, chunks }, rng)| skip_positions(rng, number, self.length, *target, *chunks));
+        Ok(Sequence { positions, ..sequence })
+    }
+
+    /// The same at positions 0, 1, 2, ..
+    fn unmoved(&self, number: u64) -> Result<Sequence, Failure> {
         let Dealt { source, index } = self.mix.deal(number);
         let Drawn { name, kind, loader } = &self.drawn[source];
         let Materials { codec, vocab, seed, .. } = self.materials;
@@ -113,19 +128,19 @@ impl<'a> Feed<'a> {
             (SourceKind::Text, None) => return Err(Failure::config(format!("source {name:?} has no documents"))),
             (SourceKind::Repeat, _) => {
                 let (tokens, block) = repeated(&mut draws, wanted, FIRST_ORDINARY_ID, vocab as u32);
-                return Ok(Sequence { tokens, starts: vec![0], counted_from: block });
+                return Ok(Sequence { tokens, starts: vec![0], counted_from: block, positions: None });
             }
             (SourceKind::Keys, _) => keyed(&mut draws, codec, wanted)?,
             (SourceKind::Passkey, haystack) => self.passkey(&mut draws, *haystack, wanted)?,
             (SourceKind::Passkeys, haystack) => self.passkeys(&mut draws, *haystack, wanted)?,
         };
-        Ok(Sequence { tokens, starts: vec![0], counted_from: 0 })
+        Ok(Sequence { tokens, starts: vec![0], counted_from: 0, positions: None })
     }
 
     fn text(&self, loader: &Loader, index: u64) -> Result<Sequence, Failure> {
         let sequence = loader.sequence(index);
         let starts = sequence.starts.iter().map(|&start| start as usize).collect();
-        Ok(Sequence { tokens: sequence.tokens, starts, counted_from: 0 })
+        Ok(Sequence { tokens: sequence.tokens, starts, counted_from: 0, positions: None })
     }
 
     /// What makes passkey texts, which fit the stage's length, and the least tokens of one.
@@ -181,10 +196,13 @@ mod tests {
     use crate::tokenizer::Tokenizer;
 
     fn sequences(kind: &str, length: usize) -> Vec<Sequence> {
+        sequences_of(kind, &format!("length = {length}"))
+    }
+
+    fn sequences_of(kind: &str, stage: &str) -> Vec<Sequence> {
         let codec = Tokenizer::from_file(&crate::assets::tokenizer().join("tokenizer.json"), 2048).unwrap();
         let source: Source = toml::from_str(&format!("name = \"made\"\nkind = \"{kind}\"")).unwrap();
-        let stage: Stage =
-            toml::from_str(&format!("length = {length}\nbatch = 1\nsteps = 1\nmix = {{ made = 1.0 }}")).unwrap();
+        let stage: Stage = toml::from_str(&format!("{stage}\nbatch = 1\nsteps = 1\nmix = {{ made = 1.0 }}")).unwrap();
         let materials = Materials { codec: &codec, bos: Some(0), vocab: 2048, seed: 1 };
         let (sources, loaders) = ([source], BTreeMap::new());
         let feed = Feed::new(materials, &sources, &stage, 0, &loaders).unwrap();
@@ -199,6 +217,19 @@ mod tests {
             assert_eq!(made, sequences(kind, 128), "{kind}");
             assert_ne!(made[0], made[1], "{kind}");
         }
+    }
+
+    #[test]
+    fn skipped_positions_leave_the_text_as_it_is() {
+        let skip = "length = 64\nskip_positions = { target = 256 }";
+        let (plain, skipped) = (sequences("repeat", 64), sequences_of("repeat", skip));
+        for (plain, skipped) in plain.iter().zip(&skipped) {
+            assert_eq!((&plain.tokens, plain.counted_from), (&skipped.tokens, skipped.counted_from));
+            let positions = skipped.positions.as_ref().unwrap();
+            assert!(plain.positions.is_none() && positions.len() == 64 && positions[63] < 256);
+        }
+        assert_ne!(skipped[0].positions, skipped[1].positions);
+        assert_eq!(skipped, sequences_of("repeat", skip));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod agreement;
 mod checkpoint;
 mod feed;
 mod forecast;
+mod long_ce;
 mod loss;
 mod metrics;
 mod optim;

@@ -98,14 +98,15 @@ impl Trainer {
     }
 
     fn checkpoint_bytes(&self) -> u64 {
-        let weights = self.model.llama.config.parameter_count() * self.model.kind().elt_size_in_bytes() as u64;
+        let trained: usize = self.model.llama.trained().iter().map(|(_, parameter)| parameter.numel()).sum();
+        let weights = (trained * self.model.kind().elt_size_in_bytes()) as u64;
         weights + self.optimizer.slots().iter().map(Slot::bytes).sum::<u64>()
     }
 
     /// That every weight is finite: the loss that shows otherwise comes a step after the update that did it.
     fn check_weights(&self) -> Result<(), Failure> {
         let finite = |parameter: &Tensor| parameter.isfinite().all().int64_value(&[]) != 0;
-        let parameters = self.model.llama.parameters();
+        let parameters = self.model.llama.trained();
         match parameters.iter().find(|(_, parameter)| !finite(parameter)) {
             None => Ok(()),
             Some((name, _)) => Err(Failure::data(format!(
@@ -140,7 +141,7 @@ pub fn restore_masters(checkpoint: &Path, model: &ModelFolder) -> Result<bool, F
     if !stored.names().any(|name| name.starts_with("master.")) {
         return Ok(false);
     }
-    for (name, parameter) in model.llama.parameters() {
+    for (name, parameter) in model.llama.trained() {
         fill(&mut parameter.shallow_clone(), &stored, &format!("master.{name}"))?;
     }
     Ok(true)

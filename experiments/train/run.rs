@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use rope_scaling::Precision;
 use rope_scaling::hf::HfPositions;
+use rope_scaling::{PositionEncoding, Precision};
 use serde_json::{Value, json};
+use tch::Device;
 
 use eval::report::{Provenance, Report, SCHEMA_VERSION};
 
@@ -13,11 +14,12 @@ use super::metrics::read_metrics;
 use super::persist::Resumed;
 use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
-use crate::config::{NewModel, Policy, Recipe};
+use crate::config::{Adapter, NewModel, Policy, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
 use crate::model::gguf::GgufCheckpoint;
-use crate::model::{Llama, LoadOptions, ModelConfig, ModelFolder, backend_on};
+use crate::model::peft::BaseModel;
+use crate::model::{AdaptedCount, Llama, LoadOptions, ModelConfig, ModelFolder, backend_on, first_device};
 use crate::plan::{Card, chosen_memory};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
@@ -51,8 +53,9 @@ pub struct RunOptions {
 /// As recipe, data, model and training say; exit code 5 when a signal stopped it.
 pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<PathBuf, Failure> {
     let device = device(options.device.as_deref())?;
+    let first = recipe.adapter.as_ref().map_or(device, |adapter| first_device(adapter, device));
     let load = LoadOptions {
-        device,
+        device: first,
         kind: Some(kind(recipe.model.dtype)),
         backend: backend_on(device, &recipe.model.backend)?,
         precision: Precision::HubCompatible,
@@ -62,21 +65,33 @@ pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<Pa
         (None, Some(shape)) => new_model(&recipe, shape, load)?,
         (None, None) => return Err(Failure::config("model: give `from` or `new`")),
     };
+    let model = adapted(&recipe, model, device)?;
     train_model(recipe, model, options, stop)?;
     Ok(options.out.clone())
 }
 
-/// Trains a loaded model by a recipe; gives it back trained.
+/// The model with the adapters that a recipe asks for, on `device`.
+fn adapted(recipe: &Recipe, model: ModelFolder, device: Device) -> Result<ModelFolder, Failure> {
+    let Some(adapter) = &recipe.adapter else { return Ok(model) };
+    let base = BaseModel::of(&model.id, &model.dir)?;
+    model.adapted(adapter, recipe.seed, (base, device))
+}
+
+/// Trains a loaded model by a recipe; gives it back trained, with the adapters that the recipe asks for.
 ///
 /// # Errors
 ///
 /// As [`train`].
 pub fn train_model(
     recipe: Recipe,
-    model: ModelFolder,
+    mut model: ModelFolder,
     options: &RunOptions,
     stop: &StopFlag,
 ) -> Result<ModelFolder, Failure> {
+    if model.llama.adapter.is_none() {
+        let device = model.device();
+        model = adapted(&recipe, model, device)?;
+    }
     let model = model.with_positions(recipe.positions.as_ref())?;
     check_lengths(&recipe, &model.llama.config.positions)?;
     let recipe = settled(recipe, &model)?;
@@ -149,6 +164,17 @@ fn settled(mut recipe: Recipe, model: &ModelFolder) -> Result<Recipe, Failure> {
 /// With both lengths.
 pub fn check_lengths(recipe: &Recipe, positions: &HfPositions) -> Result<(), Failure> {
     let (longest, context) = (recipe.longest(), positions.max_position_embeddings);
+    if let Some(skip) = recipe.stages.iter().filter_map(|stage| stage.skip_positions).find(|s| s.target > context) {
+        return Err(Failure::config(format!(
+            "stage.skip_positions.target: {} is longer than the model's context of {context} \
+             (max_position_embeddings); change its [positions] first",
+            skip.target
+        )));
+    }
+    let skips = recipe.stages.iter().any(|stage| stage.skip_positions.is_some());
+    if skips && !matches!(positions.encoding(), PositionEncoding::Rope { .. }) {
+        return Err(Failure::config("stage.skip_positions: needs rotary positions, and the model has none"));
+    }
     match longest > context {
         false => Ok(()),
         true => Err(Failure::config(format!(
@@ -258,7 +284,29 @@ fn summary(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> Strin
         recipe.tokens(),
         config.positions.max_position_embeddings
     );
+    if let Some(adapter) = &recipe.adapter {
+        page += &adapter_account(adapter, config);
+    }
     page += &model.llama.attention_account(recipe.longest());
     page += &sources.page();
     page
+}
+
+/// One line on what is trained, and what it is trained on.
+fn adapter_account(adapter: &Adapter, config: &ModelConfig) -> String {
+    let count = AdaptedCount::of(config, adapter);
+    let millions = |n: u64| n as f64 / 1e6;
+    let mut line = format!(
+        "adapter: rank {} on {}, {:.3} M parameters",
+        adapter.rank,
+        adapter.targets.join(", "),
+        millions(count.low_rank)
+    );
+    if count.whole > 0 {
+        line += &format!("; {:.3} M of the base are trained whole", millions(count.whole));
+    }
+    if count.nf4_bytes > 0 {
+        line += &format!("; the base's matrices take {:.1} MB in NF4", millions(count.nf4_bytes));
+    }
+    line + "\n"
 }

@@ -6,11 +6,12 @@ use attention::{DocumentStarts, Mask};
 use tch::Tensor;
 
 use super::feed::Sequence;
-use super::loss::{UNCOUNTED, summed_loss};
+use super::long_ce;
+use super::loss::{UNCOUNTED, weighted_loss};
 use super::metrics::StepMetrics;
 use super::optim::clip_factor;
 use super::trainer::Trainer;
-use crate::config::{Gradients, Stage};
+use crate::config::{Gradients, LossKind, Stage};
 use crate::error::Failure;
 use crate::model::{Pass, PlanTensors};
 use crate::runtime::signals::StopFlag;
@@ -58,11 +59,15 @@ impl Trainer {
                 self.optimizer.forget_gradients()?;
                 return Ok(Outcome::GivenUp);
             }
+            self.number_pass(number);
             let (inputs, targets) = self.tensors(micro, stage.length);
-            let pass = Pass { plan, offset: 0, mask: mask(micro, stage)? };
+            let moved = moved(plan, micro)?;
+            let pass = Pass { plan: moved.as_ref().unwrap_or(plan), offset: 0, mask: mask(micro, stage)? };
             let hidden = self.model.llama.hidden(&inputs, &pass, None)?;
+            let weights = self.weights(&pass, (&inputs, &targets), &hidden)?;
             // Averaged over the counted tokens of the whole step, however it is cut into passes.
-            let mean = summed_loss(&self.model.llama, &hidden, &targets)? / counted.max(1) as f64;
+            let sum = weighted_loss(&self.model.llama, &hidden, &targets, weights.as_ref())?;
+            let mean = sum / counted.max(1) as f64;
             loss += mean.double_value(&[]);
             if !loss.is_finite() {
                 return self.not_finite("loss", loss);
@@ -99,6 +104,23 @@ impl Trainer {
         }))
     }
 
+    /// What tokens count by, where they do not count alike.
+    fn weights(&self, pass: &Pass, tokens: (&Tensor, &Tensor), hidden: &Tensor) -> Result<Option<Tensor>, Failure> {
+        let loss = &self.recipe.loss;
+        match loss.kind {
+            LossKind::CrossEntropy => Ok(None),
+            LossKind::LongCe => long_ce::weights(&self.model.llama, loss, pass, tokens, hidden).map(Some),
+        }
+    }
+
+    /// Says which pass of the run this is, for what is dropped in it: a function of step and place, so that a run that
+    /// goes on drops the same.
+    fn number_pass(&self, place: usize) {
+        if let Some(adapted) = &self.model.llama.adapter {
+            adapted.pass.set((self.step << 20) + place as u64 + 1);
+        }
+    }
+
     fn not_finite(&mut self, what: &'static str, value: f64) -> Result<Outcome, Failure> {
         self.optimizer.forget_gradients()?;
         Ok(Outcome::NotFinite(NotFinite { what, value }))
@@ -115,6 +137,12 @@ impl Trainer {
         });
         (tensor(inputs.collect()), tensor(targets.collect()))
     }
+}
+
+/// The plan of sequences that stand at positions of their own, if they do.
+fn moved(plan: &PlanTensors, batch: &[Sequence]) -> Result<Option<PlanTensors>, Failure> {
+    let positions: Option<Vec<&[u32]>> = batch.iter().map(|sequence| sequence.positions.as_deref()).collect();
+    positions.map(|positions| plan.at(&positions)).transpose()
 }
 
 /// Which keys are seen: causal, or causal within each document of each sequence.

@@ -15,9 +15,9 @@ use super::persist::inputs;
 use super::schedule::Schedule;
 use super::sources::TextSources;
 use super::step::{NotFinite, Outcome};
-use crate::config::{Gradients, Recipe};
+use crate::config::{Gradients, Recipe, Stage};
 use crate::error::{Failure, FailureKind};
-use crate::model::{ModelFolder, PlanTensors};
+use crate::model::{ModelFolder, PlanTensors, ShiftedSparse};
 use crate::runtime::progress::Progress;
 use crate::runtime::run_dir::RunDir;
 use crate::runtime::say;
@@ -76,11 +76,11 @@ impl Trainer {
     /// When memory cannot be had.
     pub fn new(recipe: Recipe, mut model: ModelFolder, sources: TextSources, run: &Path) -> Result<Self, Failure> {
         model.llama.memory = recipe.memory;
-        for (_, parameter) in model.llama.parameters() {
+        for (_, parameter) in model.llama.trained() {
             let _ = parameter.set_requires_grad(true);
         }
         let keeping = Keeping { memory: recipe.memory, seed: recipe.seed, shard: Shard::WHOLE };
-        let optimizer = AdamW::keeping(recipe.optimizer.adam(), keeping, model.llama.parameters())?;
+        let optimizer = AdamW::keeping(recipe.optimizer.adam(), keeping, model.llama.trained())?;
         let schedule = Schedule {
             peak: recipe.optimizer.learning_rate,
             warmup: recipe.optimizer.warmup_steps,
@@ -101,8 +101,12 @@ impl Trainer {
 
     /// Gives the model back.
     pub fn into_model(self) -> ModelFolder {
-        for (_, parameter) in self.model.llama.parameters() {
+        for (_, parameter) in self.model.llama.trained() {
             let _ = parameter.set_requires_grad(false);
+        }
+        if let Some(adapted) = &self.model.llama.adapter {
+            // Whoever reads it now wants nothing dropped.
+            adapted.pass.set(0);
         }
         self.model
     }
@@ -163,7 +167,7 @@ impl Trainer {
 
     fn run_stage(&mut self, span: &Span, tellers: &mut Tellers<'_>) -> Result<(), Failure> {
         let stage = self.recipe.stages[span.index].clone();
-        let plan = self.plan(stage.length)?;
+        let plan = self.plan(&stage)?;
         let loaders = self.sources.loaders(&stage, span.index)?;
         while self.step < span.end {
             let first = (self.step - span.start) * stage.batch as u64;
@@ -195,9 +199,11 @@ impl Trainer {
         Ok(())
     }
 
-    fn plan(&self, length: usize) -> Result<PlanTensors, Failure> {
-        let plan = self.model.encoding().plan(length, Precision::HubCompatible)?;
-        Ok(PlanTensors::new(&plan, self.model.device()))
+    fn plan(&self, stage: &Stage) -> Result<PlanTensors, Failure> {
+        let plan = self.model.encoding().plan(stage.reach(), Precision::HubCompatible)?;
+        let sparse = stage.shifted_sparse.map(|share| ShiftedSparse::new(stage.length, share));
+        let sparse = sparse.transpose().map_err(|what| Failure::config(format!("stage.shifted_sparse: {what}")))?;
+        Ok(PlanTensors::new(&plan, self.model.device()).with_sparse(sparse))
     }
 
     /// Saves, and says that a signal ended the run; or that saving failed.

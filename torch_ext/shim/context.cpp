@@ -6,6 +6,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/Generator.h>
+#include <ATen/core/Tensor.h>
 
 #include "common.h"
 
@@ -34,6 +35,16 @@ char *bowline_set_generator_state(int device, const at::Tensor *state) {
     at::Generator generator = generator_of(device);
     const std::lock_guard<std::mutex> lock(generator.mutex());
     generator.set_state(*state);
+  });
+}
+
+// Fills a tensor with ones, each with this probability, and zeros, from a generator of its own with this seed.
+char *bowline_fill_bernoulli(at::Tensor *tensor, double probability, uint64_t seed) {
+  return guarded([&] {
+    const int device = tensor->is_cuda() ? static_cast<int>(tensor->get_device()) : -1;
+    at::Generator generator = generator_of(device).clone();
+    generator.set_current_seed(seed);
+    tensor->bernoulli_(probability, generator);
   });
 }
 

@@ -4,8 +4,8 @@
 //! CUDA part, once, and says in a type what came of it. [`libtorch`] says which libtorch is in use, from where, and what
 //! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind. [`mod@autograd`] puts Rust
 //! closures into libtorch's graph, [`mod@fused`] does in one pass over memory what training does between matrix products,
-//! [`generator_state`] reads the random generators, [`memory`] counts what tensors hold, [`host`] lends the numbers of a
-//! tensor as a slice, [`transfer`] copies tensors to host memory and back beside other work.
+//! [`generator_state`] reads the random generators, [`fill_bernoulli`] draws beside them, [`memory`] counts what tensors hold,
+//! [`host`] lends the numbers of a tensor as a slice, [`transfer`] copies tensors to host memory and back beside other work.
 //!
 //! ```
 //! use torch_ext::cuda::{self, CudaState};
@@ -29,7 +29,7 @@ mod poison;
 pub mod transfer;
 
 pub use autograd::grad_enabled;
-pub use generator::{generator_state, set_generator_state};
+pub use generator::{fill_bernoulli, generator_state, set_generator_state};
 pub use poison::PoisonedMemory;
 
 /// Held by tests that read or move the random generator, which all tests of this binary share.
