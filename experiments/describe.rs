@@ -2,7 +2,7 @@
 
 use eval::report::{Spectrum, TrainingCurve, Variant};
 
-use crate::model::ModelFolder;
+use crate::model::{ModelFolder, Positions};
 use crate::train::StepMetrics;
 
 /// Points of a training curve in the report.
@@ -11,10 +11,11 @@ const CURVE_POINTS: usize = 200;
 /// What a report says of a model.
 pub fn variant_of(model: &ModelFolder, name: &str, description: &str, id: &str) -> Variant {
     let positions = &model.llama.config.positions;
-    let summary = rope_scaling::describe(positions, None);
+    let summary = positions.describe(None);
     let mut parameters: Vec<String> =
         summary.parameters.iter().map(|(name, value)| format!("{name} = {value}")).collect();
-    if summary.effective_base != summary.base || positions.pretrained_base.is_some() {
+    let changed = |rope: &Positions| matches!(rope, Positions::Rope(rope) if rope.pretrained_base.is_some());
+    if summary.effective_base != summary.base || changed(positions) {
         parameters.insert(0, format!("base = {}", summary.effective_base.round()));
     }
     Variant {
@@ -24,14 +25,14 @@ pub fn variant_of(model: &ModelFolder, name: &str, description: &str, id: &str) 
         scheme: summary.scheme.clone(),
         parameters: parameters.join(", "),
         original_context: model.encoding().original_context(),
-        trained_context: positions.max_position_embeddings,
+        trained_context: positions.context(),
         trained_tokens: 0,
     }
 }
 
 /// The rotation frequencies of a model at a length; none when it does not rotate.
 pub fn spectrum(model: &ModelFolder, name: &str, length: usize) -> Option<Spectrum> {
-    let summary = rope_scaling::describe(&model.llama.config.positions, Some(length));
+    let summary = model.llama.config.positions.describe(Some(length));
     (!summary.inv_freq.is_empty()).then(|| Spectrum {
         variant: name.to_owned(),
         length,

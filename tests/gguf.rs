@@ -255,7 +255,8 @@ fn scaling(change: impl FnOnce(&mut Gguf)) -> (RopeScaling, usize, usize) {
     change(&mut file);
     let folder = tempfile::tempdir().unwrap();
     let path = file.write(folder.path(), "m.gguf");
-    let positions = GgufCheckpoint::open(&path).unwrap().config().unwrap_or_else(|e| panic!("{e}")).positions;
+    let config = GgufCheckpoint::open(&path).unwrap().config().unwrap_or_else(|e| panic!("{e}"));
+    let positions = config.positions.rope("the test").unwrap().clone();
     (positions.scaling, positions.geometry.original_context(), positions.max_position_embeddings)
 }
 

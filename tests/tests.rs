@@ -12,6 +12,8 @@ mod backends;
 mod bad_input;
 /// Prompts that begin alike are read once, and answered as if each were read whole.
 mod branching;
+/// The BTLM family: LayerNorm, biases, ALiBi with position scaling, muP.
+mod btlm;
 /// The command line itself: help, exit codes, what goes to which stream.
 mod cli;
 /// Same seed, same bits; stopping and going on; what a run folder promises.

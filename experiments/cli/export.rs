@@ -10,7 +10,7 @@ use tch::Device;
 use super::output::print;
 use crate::config::Method;
 use crate::error::{Failure, io_failure};
-use crate::model::{LoadOptions, ModelFolder, peft};
+use crate::model::{LoadOptions, ModelFolder, Positions, peft};
 use crate::train::{Store, restore_masters};
 
 /// Writes sharded safetensors, config in both rope spellings, generation config, tokenizer and a model card; adapters are
@@ -97,14 +97,27 @@ pub fn checkpoint_in(path: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Where `config.json` says the positions.
+fn spelling(positions: &Positions) -> &'static str {
+    match positions {
+        Positions::Rope(_) => {
+            "`config.json` states it in both spellings: `rope_scaling` with `rope_theta` (transformers 4) and \
+             `rope_parameters` (transformers 5)."
+        }
+        Positions::Alibi(_) => "`config.json` states it as the BTLM family does: `alibi_scaling` and `n_positions`.",
+    }
+}
+
 /// A card that says what the model is and how its positions are encoded, with the Hub's front matter.
 fn model_card(model: &ModelFolder, to: &Path) -> String {
     let config = &model.llama.config;
-    let description = rope_scaling::describe(&config.positions, None);
+    let description = config.positions.describe(None);
     let name = to.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy());
     let mut rows = vec![("scheme".to_owned(), description.scheme.clone())];
     rows.extend(description.parameters.iter().map(|(name, value)| (name.clone(), value.to_string())));
-    rows.push(("rope_theta".to_owned(), config.positions.geometry.base().to_string()));
+    if let Positions::Rope(rope) = &config.positions {
+        rows.push(("rope_theta".to_owned(), rope.geometry.base().to_string()));
+    }
     rows.push(("original context".to_owned(), description.original_context.to_string()));
     rows.push(("max_position_embeddings".to_owned(), description.max_position_embeddings.to_string()));
     let rows: Vec<String> = rows.into_iter().map(|(field, value)| format!("| {field} | {value} |")).collect();
@@ -113,11 +126,11 @@ fn model_card(model: &ModelFolder, to: &Path) -> String {
          # {name}\n\n\
          A LLaMA-architecture model of {:.1} M parameters with a context of {} tokens.\n\n\
          ## Position encoding\n\n| field | value |\n|---|---|\n{}\n\n\
-         `config.json` states it in both spellings: `rope_scaling` with `rope_theta` (transformers 4) and \
-         `rope_parameters` (transformers 5).\n\nWritten by Bowline {}.\n",
+         {}\n\nWritten by Bowline {}.\n",
         config.parameter_count() as f64 / 1e6,
         description.max_position_embeddings,
         rows.join("\n"),
+        spelling(&config.positions),
         env!("CARGO_PKG_VERSION"),
     )
 }

@@ -51,7 +51,7 @@ impl Inspect {
     pub fn run(self) -> Result<(), Failure> {
         let files = hub::resolve(&self.model)?;
         let config = read_config(&files.dir)?;
-        let context = self.context.unwrap_or(config.positions.max_position_embeddings);
+        let context = self.context.unwrap_or(config.positions.context());
         if context == 0 {
             return Err(Failure::config("--context 0: at least 1 is needed"));
         }
@@ -68,7 +68,7 @@ impl Inspect {
                 vocab: config.vocab,
                 tied: config.tied,
             },
-            positions: rope_scaling::describe(&config.positions, Some(context)),
+            positions: config.positions.describe(Some(context)),
         };
         if self.json {
             return print_json(&inspected);
@@ -95,6 +95,13 @@ impl Inspected {
         for (name, value) in &positions.parameters {
             page += &format!("  {name:<16}{value}\n");
         }
+        if !positions.slopes.is_empty() {
+            page += &format!("at {} tokens:\n  head  slope\n", positions.context);
+            for (head, slope) in positions.slopes.iter().enumerate() {
+                page += &format!("  {head:>4}  {slope:.6}\n");
+            }
+            return page + &warnings(positions);
+        }
         page += &format!("attention factor  {:.6}\n", positions.attention_factor);
         page += &format!("at {} tokens:\n  pair  inv_freq      wavelength  turns\n", positions.context);
         for (pair, &frequency) in positions.inv_freq.iter().enumerate() {
@@ -104,9 +111,10 @@ impl Inspected {
                 positions.context as f64 / wavelength
             );
         }
-        for warning in &positions.warnings {
-            page += &format!("warning: {warning}\n");
-        }
-        page
+        page + &warnings(positions)
     }
+}
+
+fn warnings(positions: &rope_scaling::Description) -> String {
+    positions.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect()
 }

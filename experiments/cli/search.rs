@@ -134,7 +134,9 @@ impl LongRope {
         self.check()?;
         let model = self.options.load(&self.model)?;
         let stop = StopFlag::on_signals()?;
-        let goal = Goal { model: &model, target: self.target, attention_factor: self.attention_factor, stop: &stop };
+        let positions = model.llama.config.positions.rope("search longrope")?;
+        let (target, attention_factor) = (self.target, self.attention_factor);
+        let goal = Goal { model: &model, positions, target, attention_factor, stop: &stop };
         let known = goal.known()?;
         let documents = self.documents(&model, &self.data, self.max_documents)?;
         let held_out = match self.held_out.as_slice() {

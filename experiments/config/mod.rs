@@ -18,8 +18,8 @@ pub use matrix::Matrix;
 pub use memory::{Activations, Gradients, Memory, OptimizerState, Policy};
 pub use method::{Method, read_factors};
 pub use recipe::{
-    CheckpointPolicy, Dtype, ModelSource, NewModel, Optimizer, PositionChange, Recipe, SkipPositions, Source,
-    SourceKind, Stage,
+    CheckpointPolicy, Dtype, ModelSource, NewFamily, NewModel, Optimizer, PositionChange, Recipe, SkipPositions,
+    Source, SourceKind, Stage,
 };
 pub use study::{Evaluation, Expectation, Study, Training, VariantSpec};
 pub use task::TaskSpec;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{About, Adapter, ExpectedPerplexity, Gradients, Loss, LossKind, Memory, layers};
 use crate::data::{Format, OnBadLine, SourceSpec};
 use crate::error::Failure;
-use crate::model::ShiftedSparse;
+use crate::model::{Mup, ShiftedSparse};
 use crate::train::{AdamConfig, Decay, Decayed};
 
 /// One training run.
@@ -83,6 +83,9 @@ pub struct ModelSource {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewModel {
+    /// `llama`, or `btlm`: LayerNorm, biases, ALiBi and muP.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub family: NewFamily,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Width inside the MLP.
@@ -95,10 +98,50 @@ pub struct NewModel {
     pub num_key_value_heads: usize,
     /// Context it is meant for, in tokens.
     pub max_position_embeddings: usize,
-    /// RoPE base.
+    /// RoPE base, where there is one.
+    #[serde(default = "rope_theta")]
     pub rope_theta: f64,
+    /// Standard deviation of new embeddings; of the other matrices, too, outside muP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initializer_range: Option<f64>,
+    /// Multipliers of muP, for `btlm`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mup: Option<Mup>,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+}
+
+impl NewModel {
+    /// What is wrong beside the sizes, which the model's own config checks.
+    fn findings(&self) -> Vec<String> {
+        let mut findings = Vec::new();
+        let btlm = self.family == NewFamily::Btlm;
+        if let Some(mup) = &self.mup {
+            findings.extend(mup.findings().into_iter().map(|finding| format!("mup.{finding}")));
+            if !btlm {
+                findings.push("mup: is of the family btlm alone".to_owned());
+            }
+        }
+        if btlm && self.num_key_value_heads != self.num_attention_heads {
+            let (keys, queries) = (self.num_key_value_heads, self.num_attention_heads);
+            findings.push(format!("num_key_value_heads: must be num_attention_heads {queries} in btlm, is {keys}"));
+        }
+        if let Some(range) = self.initializer_range.filter(|range| !(range.is_finite() && *range > 0.0)) {
+            findings.push(format!("initializer_range: must be a positive number, is {range}"));
+        }
+        findings
+    }
+}
+
+/// Families of new models.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewFamily {
+    /// LLaMA: RMSNorm, RoPE, no biases.
+    #[default]
+    Llama,
+    /// BTLM (Dey et al. 2023): LayerNorm, biases, ALiBi, muP.
+    Btlm,
 }
 
 /// Element type of weights and activations.
@@ -395,6 +438,9 @@ impl Recipe {
         for (field, what) in self.loss.findings() {
             expect(false, format!("loss.{field}: {what}"));
         }
+        if let Some(new) = &self.model.new {
+            new.findings().into_iter().for_each(|finding| expect(false, format!("model.new.{finding}")));
+        }
         self.check_optimizer(&mut expect);
         self.check_sources(&mut expect);
         self.check_stages(&mut expect);
@@ -499,6 +545,9 @@ impl Recipe {
     }
 }
 
+fn rope_theta() -> f64 {
+    10_000.0
+}
 fn one() -> u64 {
     1
 }

@@ -1,13 +1,25 @@
 //! `config.json` of a LLaMA checkpoint: a forgiving raw reading, then a checked type that nothing doubts again.
 
 use rope_scaling::PositionEncoding;
-use rope_scaling::hf::{HfPositions, from_hf};
+use rope_scaling::hf::{HfErrors, HfPositions, alibi_from_hf, from_hf};
 use serde_json::{Map, Value, json};
 
+use super::btlm;
+use super::declared::Positions;
+use super::mup::Mup;
 use crate::error::Failure;
 use crate::fault::brief;
 
-/// Shape of a LLaMA model. Fields are checked by [`ModelConfig::from_hf`].
+/// Whose names and layouts a checkpoint has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// LLaMA's.
+    Llama,
+    /// BTLM's, which are GPT-2's.
+    Btlm,
+}
+
+/// Shape of a model of the family. Fields are checked by [`ModelConfig::from_hf`].
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
     /// Rows of the embedding.
@@ -24,8 +36,10 @@ pub struct ModelConfig {
     pub key_heads: usize,
     /// Size of a head; even.
     pub head_dim: usize,
-    /// Epsilon of RMSNorm.
+    /// Epsilon of the norms.
     pub norm_epsilon: f64,
+    /// Whether norms subtract the mean and have biases: LayerNorm; else they are RMSNorm.
+    pub layer_norm: bool,
     /// Whether the output head is the embedding.
     pub tied: bool,
     /// Whether the attention projections have biases.
@@ -36,8 +50,12 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// Ids that end one.
     pub eos: Vec<u32>,
+    /// Whose names and layouts its checkpoints have.
+    pub family: Family,
+    /// What it multiplies by; nothing, outside muP.
+    pub mup: Mup,
     /// Position encoding as the file declares it.
-    pub positions: HfPositions,
+    pub positions: Positions,
     /// The object that it was read from; keys that we do not know are kept for export.
     pub raw: Map<String, Value>,
 }
@@ -57,8 +75,17 @@ impl ModelConfig {
         let Some(raw) = config.as_object() else {
             return Err(Failure::config("the config is not a JSON object"));
         };
-        let mut fields = Fields { raw, findings: Vec::new() };
-        fields.expect_llama();
+        let family = match raw.get("model_type").and_then(Value::as_str) {
+            Some(kind) if btlm::MODEL_TYPES.contains(&kind) => Family::Btlm,
+            _ => Family::Llama,
+        };
+        let (renamed, findings) = match family {
+            Family::Btlm => btlm::with_llama_keys(raw),
+            Family::Llama => (raw.clone(), Vec::new()),
+        };
+        let mut fields = Fields { raw: &renamed, findings };
+        fields.expect_known(family);
+        let mup = fields.mup(family);
         let hidden = fields.size("hidden_size", None);
         let heads = fields.size("num_attention_heads", None);
         let key_heads = fields.size("num_key_value_heads", Some(heads));
@@ -71,19 +98,27 @@ impl ModelConfig {
             heads,
             key_heads,
             head_dim,
-            norm_epsilon: fields.positive("rms_norm_eps", 1e-6),
+            norm_epsilon: fields.positive("rms_norm_eps", if family == Family::Btlm { 1e-5 } else { 1e-6 }),
+            layer_norm: family == Family::Btlm,
             tied: fields.flag("tie_word_embeddings"),
             attention_bias: fields.flag("attention_bias"),
             mlp_bias: fields.flag("mlp_bias"),
             bos: fields.ids("bos_token_id").first().copied(),
             eos: fields.ids("eos_token_id"),
-            positions: HfPositions::plain(2, 10_000.0, 1).map_err(|e| Failure::config(e.to_string()))?,
+            family,
+            mup,
+            positions: Positions::Rope(HfPositions::plain(2, 10_000.0, 1).map_err(|e| Failure::config(e.to_string()))?),
             raw: raw.clone(),
         };
         fields.check_shape(&checked);
-        match from_hf(config) {
-            Ok(positions) => checked.positions = positions,
+        match positions(config, family) {
+            Ok(Some(positions)) => checked.positions = positions,
+            // Said already, of position_embedding_type.
+            Ok(None) => {}
             Err(errors) => fields.findings.extend(errors.to_string().lines().map(str::to_owned)),
+        }
+        if family == Family::Btlm {
+            fields.findings.iter_mut().for_each(|finding| *finding = btlm::with_own_keys(finding));
         }
         // Shape and positions look at some of the same fields; a field is named once.
         let mut named = std::collections::BTreeSet::new();
@@ -96,6 +131,12 @@ impl ModelConfig {
         }
     }
 
+    /// Standard deviation of new matrices outside the blocks: what the config says, else 0.02 as in GPT-2 and LLaMA code bases.
+    pub fn initializer_range(&self) -> f64 {
+        let said = self.raw.get("initializer_range").and_then(Value::as_f64);
+        said.filter(|deviation| deviation.is_finite() && *deviation > 0.0).unwrap_or(0.02)
+    }
+
     /// `(heads, key_heads, head_dim)` for shapes of tensors.
     pub fn head_shape(&self) -> (i64, i64, i64) {
         (self.heads as i64, self.key_heads as i64, self.head_dim as i64)
@@ -106,7 +147,7 @@ impl ModelConfig {
         self.positions.encoding()
     }
 
-    /// Every tensor of the checkpoint with its shape, in the order of the forward pass.
+    /// Every tensor of the model with its shape, by LLaMA's names and in the order of the forward pass.
     pub fn expected_tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (hidden, inner) = (self.hidden, self.inner);
         let (queries, keys) = (self.heads * self.head_dim, self.key_heads * self.head_dim);
@@ -122,8 +163,12 @@ impl ModelConfig {
         let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab, hidden])];
         for layer in 0..self.layers {
             let mut add = |name: &str, shape: Vec<usize>| all.push((format!("model.layers.{layer}.{name}"), shape));
-            add("input_layernorm.weight", vec![hidden]);
-            add("post_attention_layernorm.weight", vec![hidden]);
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                add(&format!("{norm}.weight"), vec![hidden]);
+                if self.layer_norm {
+                    add(&format!("{norm}.bias"), vec![hidden]);
+                }
+            }
             for (name, out, into, bias) in linears {
                 add(&format!("{name}.weight"), vec![out, into]);
                 if bias {
@@ -132,10 +177,33 @@ impl ModelConfig {
             }
         }
         all.push(("model.norm.weight".to_owned(), vec![hidden]));
+        if self.layer_norm {
+            all.push(("model.norm.bias".to_owned(), vec![hidden]));
+        }
         if !self.tied {
             all.push(("lm_head.weight".to_owned(), vec![self.vocab, hidden]));
         }
         all
+    }
+
+    /// Every tensor of a checkpoint of the family with its shape.
+    pub fn stored_tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let ours = self.expected_tensors();
+        match self.family {
+            Family::Llama => ours,
+            Family::Btlm => {
+                let mut all: Vec<(String, Vec<usize>)> = Vec::new();
+                for (name, shape) in ours {
+                    let Some(place) = btlm::place(&name) else { continue };
+                    if all.last().is_none_or(|(last, _)| *last != place.name)
+                        && !all.iter().any(|(known, _)| *known == place.name)
+                    {
+                        all.push((place.name.clone(), place.shape(&shape)));
+                    }
+                }
+                all
+            }
+        }
     }
 
     /// Number of parameters.
@@ -151,6 +219,14 @@ impl ModelConfig {
         out.insert("torch_dtype".into(), json!(dtype));
         self.positions.merge_into(&mut out);
         Value::Object(out)
+    }
+}
+
+/// The positions of a config; none where the family has none that are known.
+fn positions(config: &Value, family: Family) -> Result<Option<Positions>, HfErrors> {
+    match family {
+        Family::Llama => Ok(Some(Positions::Rope(from_hf(config)?))),
+        Family::Btlm => Ok(alibi_from_hf(config)?.map(Positions::Alibi)),
     }
 }
 
@@ -224,19 +300,30 @@ impl Fields<'_> {
         })
     }
 
-    fn expect_llama(&mut self) {
+    fn expect_known(&mut self, family: Family) {
+        let supported = "\"llama\", \"btlm\" and \"jais\" are supported";
         match self.get("model_type") {
-            Some(Value::String(kind)) if kind == "llama" => {}
+            Some(Value::String(kind)) if kind == "llama" || family == Family::Btlm => {}
             Some(other) => {
-                let finding = format!("/model_type: only \"llama\" is supported, is {other}");
+                let finding = format!("/model_type: only {supported}, is {other}");
                 self.findings.push(finding);
             }
-            None => self.findings.push("/model_type: is missing; only \"llama\" is supported".to_owned()),
+            None => self.findings.push(format!("/model_type: is missing; {supported}")),
         }
-        if let Some(act) = self.get("hidden_act").filter(|act| act.as_str() != Some("silu")) {
+        if let Some(act) = self.get("hidden_act").filter(|act| act.as_str() != Some("silu") && family == Family::Llama)
+        {
             let finding = format!("/hidden_act: only \"silu\" is supported, is {act}");
             self.findings.push(finding);
         }
+    }
+
+    fn mup(&mut self, family: Family) -> Mup {
+        if family == Family::Llama {
+            return Mup::default();
+        }
+        let (mup, findings) = btlm::mup(self.raw);
+        self.findings.extend(findings);
+        mup
     }
 
     fn check_shape(&mut self, config: &ModelConfig) {
@@ -256,7 +343,7 @@ impl Fields<'_> {
             self.findings
                 .push(format!("/num_attention_heads: {heads} is not divisible by num_key_value_heads {key_heads}"));
         }
-        if head_dim % 2 != 0 {
+        if head_dim % 2 != 0 && config.family == Family::Llama {
             self.findings.push(format!("/head_dim: must be even for rotary positions, is {head_dim}"));
         }
         let outside = config.bos.iter().chain(&config.eos).find(|&&id| id as usize >= config.vocab.max(1));

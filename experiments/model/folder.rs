@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use attention::Backend;
-use rope_scaling::hf::{HfPositions, Reach, extend};
+use rope_scaling::hf::{Reach, extend};
 use rope_scaling::{PositionEncoding, Precision};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::config::ModelConfig;
+use super::btlm;
+use super::config::{Family, ModelConfig};
+use super::declared::Positions;
 use super::extrapolation::Extrapolation;
 use super::gguf::GgufCheckpoint;
 use super::language_model::Reader;
@@ -78,14 +80,19 @@ pub fn read_config(dir: &Path) -> Result<ModelConfig, Failure> {
 /// # Errors
 ///
 /// When there are no rotary positions, or they are scaled already.
-pub fn positions_under(positions: &HfPositions, method: &Method) -> Result<HfPositions, Failure> {
-    match method {
-        Method::Positions { extension, factor, .. } => extend(positions, extension, Reach::Factor(*factor))
-            .map_err(|error| Failure::config(format!("{method}: {error}"))),
-        Method::Inside(_) if !matches!(positions.encoding(), PositionEncoding::Rope { .. }) => {
-            Err(Failure::config(format!("{method} changes rotary positions, and the model has none")))
+pub fn positions_under(positions: &Positions, method: &Method) -> Result<Positions, Failure> {
+    let failure = |error| Failure::config(format!("{method}: {error}"));
+    match (positions, method) {
+        (Positions::Rope(rope), Method::Positions { extension, factor, .. }) => {
+            extend(rope, extension, Reach::Factor(*factor)).map(Positions::Rope).map_err(failure)
         }
-        Method::Inside(_) => Ok(positions.clone()),
+        (Positions::Alibi(alibi), Method::Positions { extension, factor, .. }) => {
+            alibi.extended(extension.name(), Reach::Factor(*factor)).map(Positions::Alibi).map_err(failure)
+        }
+        (Positions::Rope(_), Method::Inside(_)) => Ok(positions.clone()),
+        (Positions::Alibi(_), Method::Inside(_)) => {
+            Err(Failure::config(format!("{method} changes rotary positions, and the model has ALiBi")))
+        }
     }
 }
 
@@ -235,10 +242,12 @@ impl ModelFolder {
             return peft::fill(dir, &self.llama);
         }
         let checkpoint = Checkpoint::open(dir)?;
-        checkpoint.check(&self.llama.config.expected_tensors(), |_| false)?;
+        let family = self.llama.config.family;
+        checkpoint.check(&self.llama.config.stored_tensors(), |_| false)?;
         no_grad(|| {
             self.llama.parameters().into_iter().try_for_each(|(name, parameter)| {
-                parameter.shallow_clone().f_copy_(&tensor_of(&checkpoint.tensor(&name)?)?)?;
+                let stored = super::stored::of_folder(&checkpoint, &name, family)?;
+                parameter.shallow_clone().f_copy_(&stored)?;
                 Ok(())
             })
         })
@@ -265,12 +274,16 @@ impl ModelFolder {
         let generation = json!({
             "bos_token_id": config.bos,
             "eos_token_id": config.raw.get("eos_token_id").cloned().unwrap_or(Value::Null),
-            "max_length": config.positions.max_position_embeddings,
+            "max_length": config.positions.context(),
         });
         write_json(&dir.join("generation_config.json"), &generation)?;
-        match self.llama.adapter.is_some() {
-            true => peft::write(dir, &self.llama)?,
-            false => write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?,
+        match config.family {
+            _ if self.llama.adapter.is_some() => peft::write(dir, &self.llama)?,
+            Family::Llama => write_tensors_sharded(dir, self.llama.parameters().into_iter(), shard_bytes)?,
+            Family::Btlm => {
+                let tensors = no_grad(|| btlm::written(self.llama.parameters().into_iter()))?;
+                write_tensors_sharded(dir, tensors.iter().map(|(name, tensor)| (name.clone(), tensor)), shard_bytes)?;
+            }
         }
         self.tokenizer.as_ref().map_or(Ok(()), |tokenizer| tokenizer.write(dir))
     }

@@ -59,8 +59,7 @@ impl<'a> Reader<'a> {
         };
         if !self.plan.borrow().as_ref().is_some_and(fits) {
             let plan = self.encoding.plan(length, self.precision)?;
-            *self.plan.borrow_mut() =
-                Some(PlanTensors::new(&plan, self.model.embedding.device()).with_extrapolation(self.extrapolation));
+            *self.plan.borrow_mut() = Some(self.model.positions(&plan).with_extrapolation(self.extrapolation));
         }
         match self.plan.borrow().as_ref() {
             Some(plan) => run(plan),

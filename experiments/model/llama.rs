@@ -4,6 +4,7 @@
 //! `head_dim`, `hidden`, `inner`. Weights are named as in a Hugging Face checkpoint, and adapted to nothing.
 
 use attention::Backend;
+use rope_scaling::PositionPlan;
 use tch::Tensor;
 use torch_ext::grad_enabled;
 
@@ -14,6 +15,7 @@ use super::kv_cache::KvCache;
 use super::norm::Norm;
 use super::offload::Parking;
 use super::pass::Pass;
+use super::positions::PlanTensors;
 use super::recorded::{Training, recorded};
 use crate::config::Memory;
 use crate::error::Failure;
@@ -71,7 +73,7 @@ impl Llama {
         if let Some(cache) = cache.as_deref() {
             cache.check(pass)?;
         }
-        let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
+        let mut x = self.embedded(tokens);
         for (index, block) in self.blocks.iter().enumerate() {
             let from = if index + 1 == self.blocks.len() { from } else { 0 };
             let cache = cache.as_deref_mut().map(|cache| (cache, index));
@@ -80,18 +82,30 @@ impl Llama {
         if let Some(cache) = cache {
             cache.advance(tokens.size()[1]);
         }
-        Ok(self.norm.forward(&x))
+        // Scaled here, and not at the logits, so that whoever multiplies by the head itself need not know of it.
+        Ok(scaled(self.norm.forward(&x), self.config.mup.logits_scale()))
+    }
+
+    /// What this model needs of a position plan, on its device.
+    pub fn positions(&self, plan: &PositionPlan) -> PlanTensors {
+        let factor = self.config.mup.score_factor(self.config.head_dim);
+        PlanTensors::new(plan, self.embedding.device()).with_score_factor(factor)
     }
 
     /// The pass of a training step.
     fn recorded(&self, tokens: &Tensor, pass: &Pass) -> Result<Tensor, Failure> {
         let parking = Parking::default();
-        let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false);
+        let mut x = self.embedded(tokens);
         for (layer, block) in self.blocks.iter().enumerate() {
             let parking = self.memory.offload.then_some((&parking, layer));
             x = recorded(block, &x, Training { pass, backend: self.backend, memory: self.memory, parking })?;
         }
-        Ok(self.norm.recorded(&x)?)
+        Ok(scaled(self.norm.recorded(&x)?, self.config.mup.logits_scale()))
+    }
+
+    /// Embeddings `[batch, length, hidden]` of tokens, as the first block reads them.
+    fn embedded(&self, tokens: &Tensor) -> Tensor {
+        scaled(Tensor::embedding(&self.embedding, tokens, -1, false, false), self.config.mup.embeddings_scale)
     }
 
     /// Logits `[.., vocab]` of hidden states `[.., hidden]`.
@@ -114,4 +128,9 @@ impl Llama {
         all.extend(self.head.as_ref().map(|head| ("lm_head.weight".to_owned(), head)));
         all
     }
+}
+
+/// `x` times a multiplier of muP, which is 1 outside it.
+fn scaled(x: Tensor, by: f64) -> Tensor {
+    if by == 1.0 { x } else { x * by }
 }

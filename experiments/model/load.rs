@@ -6,7 +6,8 @@ use attention::Backend;
 use tch::{Device, Kind, Tensor};
 
 use super::block::{Block, Heads};
-use super::config::ModelConfig;
+use super::btlm;
+use super::config::{Family, ModelConfig};
 use super::linear::Linear;
 use super::llama::Llama;
 use super::norm::Norm;
@@ -15,9 +16,6 @@ use super::weights::Dtype;
 use crate::config::Memory;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
-
-/// Standard deviation of new matrices, as in GPT-2 and LLaMA code bases.
-const INIT_STD: f64 = 0.02;
 
 impl Llama {
     /// Reads every tensor of a checkpoint as `kind` onto `device`.
@@ -40,8 +38,9 @@ impl Llama {
         Self::assembled(config, backend, read)
     }
 
-    /// A new model: matrices normal with deviation 0.02 (those that write to the residual stream divided by
-    /// `sqrt(2 layers)`, Radford et al. 2019, section 2.3), norms one, biases zero. A pure function of `seed`.
+    /// A new model: matrices normal with the config's deviation, 0.02 where it says nothing (those that write to the residual
+    /// stream divided by `sqrt(2 layers)`, Radford et al. 2019, section 2.3; under muP those of the blocks times the root of
+    /// the width's scale), norms one, biases zero. A pure function of `seed`.
     ///
     /// # Errors
     ///
@@ -54,15 +53,20 @@ impl Llama {
         device: Device,
     ) -> Result<Self, Failure> {
         let shapes: HashMap<String, Vec<usize>> = config.expected_tensors().into_iter().collect();
-        let residual_std = INIT_STD / (2.0 * config.layers as f64).sqrt();
+        let outer = config.initializer_range();
+        let inner = config.mup.hidden_deviation(outer);
+        let residual = inner / (2.0 * config.layers as f64).sqrt();
         let make = |name: &str| -> Result<Tensor, Failure> {
             let shape: Vec<i64> = shapes[name].iter().map(|&n| n as i64).collect();
             let tensor = match name {
                 _ if name.ends_with("norm.weight") => Tensor::f_ones(&shape, (Kind::Float, Device::Cpu))?,
                 _ if name.ends_with("bias") => Tensor::f_zeros(&shape, (Kind::Float, Device::Cpu))?,
                 _ => {
-                    let residual = name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
-                    let std = if residual { residual_std } else { INIT_STD };
+                    let std = match name {
+                        _ if !name.starts_with("model.layers.") => outer,
+                        _ if name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight") => residual,
+                        _ => inner,
+                    };
                     let count = shape.iter().product::<i64>() as usize;
                     normal(&CounterRng::new(seed).stream(name), count, std, &shape)?
                 }
@@ -72,7 +76,7 @@ impl Llama {
         Self::assembled(config, backend, make)
     }
 
-    /// A new model whose matrices are drawn on the device by libtorch, normal with deviation 0.02, norms one, biases zero: fast,
+    /// A new model whose matrices are drawn on the device by libtorch, normal with the config's deviation, norms one, biases zero: fast,
     /// for measurements, whose numbers do not matter.
     ///
     /// # Errors
@@ -80,13 +84,14 @@ impl Llama {
     /// When memory cannot be had.
     pub fn new_drawn(config: ModelConfig, backend: Backend, kind: Kind, device: Device) -> Result<Self, Failure> {
         let shapes: HashMap<String, Vec<usize>> = config.expected_tensors().into_iter().collect();
+        let deviation = config.initializer_range();
         let make = |name: &str| -> Result<Tensor, Failure> {
             let shape: Vec<i64> = shapes[name].iter().map(|&n| n as i64).collect();
             let mut tensor = Tensor::f_empty(&shape, (kind, device))?;
             Ok(match name {
                 _ if name.ends_with("norm.weight") => tensor.f_fill_(1.0)?,
                 _ if name.ends_with("bias") => tensor.f_fill_(0.0)?,
-                _ => tensor.f_normal_(0.0, INIT_STD)?,
+                _ => tensor.f_normal_(0.0, deviation)?,
             })
         };
         Self::assembled(config, backend, make)
@@ -102,7 +107,7 @@ impl Llama {
         Ok(Self {
             embedding: read("model.embed_tokens.weight")?,
             blocks,
-            norm: Norm { weight: read("model.norm.weight")?, epsilon: config.norm_epsilon },
+            norm: norm(&config, "model.norm", &read)?,
             head,
             backend,
             memory: Memory::default(),
@@ -122,9 +127,7 @@ fn block(
         let bias = if bias { Some(tensor(&format!("{name}.bias"))?) } else { None };
         Ok(Linear::new(tensor(&format!("{name}.weight"))?, bias))
     };
-    let norm = |name: &str| -> Result<Norm, Failure> {
-        Ok(Norm { weight: tensor(&format!("{name}.weight"))?, epsilon: config.norm_epsilon })
-    };
+    let norm = |name: &str| norm(config, name, &tensor);
     let (query, key, dim) = config.head_shape();
     Ok(Block {
         heads: Heads { query, key, dim },
@@ -140,9 +143,18 @@ fn block(
     })
 }
 
-/// Names that a checkpoint may hold beside the parameters: rotary buffers of old versions, and a head that is tied.
-pub(super) fn ignorable(name: &str, tied: bool) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+fn norm(config: &ModelConfig, name: &str, read: &impl Fn(&str) -> Result<Tensor, Failure>) -> Result<Norm, Failure> {
+    let bias = config.layer_norm.then(|| read(&format!("{name}.bias"))).transpose()?;
+    Ok(Norm { weight: read(&format!("{name}.weight"))?, bias, epsilon: config.norm_epsilon })
+}
+
+/// Names that a checkpoint may hold beside the parameters: buffers of old versions, and a head that is tied.
+pub(super) fn ignorable(name: &str, tied: bool, family: Family) -> bool {
+    let buffer = match family {
+        Family::Llama => name.ends_with("rotary_emb.inv_freq"),
+        Family::Btlm => btlm::ignorable(name),
+    };
+    buffer || (tied && name == "lm_head.weight")
 }
 
 /// libtorch's name of an element type.

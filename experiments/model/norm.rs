@@ -1,6 +1,8 @@
-//! RMSNorm (Zhang and Sennrich 2019): `y = w * x * r` with `r = 1 / sqrt(mean(x^2) + epsilon)` over the last dimension.
+//! RMSNorm (Zhang and Sennrich 2019): `y = w * x * r` with `r = 1 / sqrt(mean(x^2) + epsilon)` over the last dimension; and
+//! LayerNorm (Ba et al. 2016): the same of `x - mean(x)`, and `b` added.
 //!
-//! For the gradient `dy` by `y`: `dx = r (w dy - x r^2 mean(w dy x))`, `dw` the sum of `dy x r` over rows. Nothing but `x`
+//! For the gradient `dy` by `y`: `dx = r (w dy - x r^2 mean(w dy x))`, `dw` the sum of `dy x r` over rows; of LayerNorm `dx`
+//! is that less its mean over the row, and `db` the sum of `dy`. Nothing but `x`
 //! is kept for it: `r` costs less to compute again than a pass over what holds it. In float32 on the CPU both ways are one
 //! pass of our own, on CUDA a kernel of ours where it may be used; elsewhere libtorch's operations, statistics in float32, as
 //! in the checkpoints' own training.
@@ -8,7 +10,7 @@
 use attention::tiled::rows::{self, RmsNormGradient};
 use tch::{Kind, Tensor};
 use torch_ext::autograd::{AutogradError, Backward, Recorded, custom};
-use torch_ext::fused::norm::{self, Inputs, Norm as Fused};
+use torch_ext::fused::norm::{self, Inputs, Norm as Fused, NormGradients};
 use torch_ext::fused::{Use, told};
 
 use super::host::{singles, singles_mut, unset_like};
@@ -19,7 +21,9 @@ use super::linear::Gradients;
 pub struct Norm {
     /// `[hidden]`.
     pub weight: Tensor,
-    /// Added to the mean square.
+    /// `[hidden]`; a norm that has one is LayerNorm, one without is RMSNorm.
+    pub bias: Option<Tensor>,
+    /// Added to the mean square or variance.
     pub epsilon: f64,
 }
 
@@ -39,39 +43,48 @@ impl Norm {
             || Ok::<_, AutogradError>(Recorded { outputs: vec![self.forward(x)], saved: vec![x.shallow_clone()] });
         let norm = self.handle();
         let backward = move |call: Backward| -> Result<_, AutogradError> {
-            let Some(dy) = &call.gradients[0] else { return Ok(vec![None, None]) };
-            let mut sums = super::linear::places(1);
+            let count = norm.parameters().len();
+            let Some(dy) = &call.gradients[0] else { return Ok(super::linear::places(1 + count)) };
+            let mut sums = super::linear::places(count);
             let dx = norm.backward(&call.saved[0], &dy.contiguous(), None, &mut sums);
-            Ok(vec![Some(dx), sums.swap_remove(0)])
+            Ok([Some(dx)].into_iter().chain(sums).collect())
         };
-        Ok(custom("RMSNorm", &[x, &self.weight], forward, backward)?.swap_remove(0))
+        let inputs: Vec<&Tensor> = [x, &self.weight].into_iter().chain(&self.bias).collect();
+        Ok(custom("norm", &inputs, forward, backward)?.swap_remove(0))
     }
 
     /// `dx` for `x` and the gradient `dy` by [`Norm::forward`], both `[.., hidden]` and in one piece, added to `onto` where
     /// there is one; what they say of the weights is added to `sums`, in the order of [`Norm::parameters`].
     pub fn backward(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>, sums: &mut Gradients) -> Tensor {
         let by_kernel = || self.pulled_by_kernel(x, dy, onto);
-        let (dx, dw) = match self.pulled_by_rows(x, dy, onto).or_else(by_kernel) {
+        let pulled = match self.pulled_by_rows(x, dy, onto).or_else(by_kernel) {
             Some(answer) => answer,
             None => self.pulled_by_libtorch(x, dy, onto),
         };
-        if self.weight.requires_grad() {
-            sums[0] = Some(sums[0].take().map_or_else(|| dw.shallow_clone(), |before| before + &dw));
+        let parts = [Some((&self.weight, &pulled.weight)), self.bias.as_ref().zip(pulled.bias.as_ref())];
+        for (sum, (parameter, part)) in sums.iter_mut().zip(parts.into_iter().flatten()) {
+            if parameter.requires_grad() {
+                *sum = Some(sum.take().map_or_else(|| part.shallow_clone(), |before| before + part));
+            }
         }
-        dx
+        pulled.x
     }
 
     /// Its tensors, with what follows the norm's name in a checkpoint.
     pub fn parameters(&self) -> Vec<(&'static str, &Tensor)> {
-        vec![("weight", &self.weight)]
+        [("weight", &self.weight)].into_iter().chain(self.bias.as_ref().map(|bias| ("bias", bias))).collect()
     }
 
     /// Another handle on the same tensors.
     pub(super) fn handle(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), epsilon: self.epsilon }
+        let bias = self.bias.as_ref().map(Tensor::shallow_clone);
+        Self { weight: self.weight.shallow_clone(), bias, epsilon: self.epsilon }
     }
 
     fn by_rows(&self, x: &Tensor) -> Option<Tensor> {
+        if self.bias.is_some() {
+            return None;
+        }
         let (numbers, weight) = (singles(x)?, singles(&self.weight)?);
         let mut out = unset_like(x);
         rows::rms_norm(numbers, weight, self.epsilon as f32, singles_mut(&mut out)?);
@@ -79,24 +92,32 @@ impl Norm {
     }
 
     fn inputs<'a>(&'a self, x: &'a Tensor) -> Inputs<'a> {
-        Inputs { x, residual: None, weight: &self.weight, bias: None, epsilon: self.epsilon }
+        Inputs { x, residual: None, weight: &self.weight, bias: self.bias.as_ref(), epsilon: self.epsilon }
+    }
+
+    fn fused(&self) -> Fused {
+        if self.bias.is_some() { Fused::Layer } else { Fused::Rms }
     }
 
     fn by_kernel(&self, x: &Tensor) -> Option<Tensor> {
-        let inputs = self.inputs(x);
-        let machine = Fused::Rms.where_used(&inputs, Use::of_process())?;
-        told(Fused::Rms.forward(&machine, &inputs)).map(|normed| normed.out)
+        let (inputs, norm) = (self.inputs(x), self.fused());
+        let machine = norm.where_used(&inputs, Use::of_process())?;
+        told(norm.forward(&machine, &inputs)).map(|normed| normed.out)
     }
 
-    fn pulled_by_kernel(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> Option<(Tensor, Tensor)> {
-        let inputs = self.inputs(x);
-        let machine = Fused::Rms.where_used(&inputs, Use::of_process())?;
+    fn pulled_by_kernel(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> Option<NormGradients> {
+        let (inputs, norm) = (self.inputs(x), self.fused());
+        let machine = norm.where_used(&inputs, Use::of_process())?;
         let gradients = norm::Gradients { grad: dy, grad_sum: onto };
-        told(Fused::Rms.backward(&machine, &inputs, None, gradients)).map(|found| (found.x, found.weight))
+        told(norm.backward(&machine, &inputs, None, gradients))
     }
 
     fn by_libtorch(&self, x: &Tensor) -> Tensor {
         let hidden = self.weight.size();
+        if let Some(bias) = &self.bias {
+            // libtorch's own kernel takes its statistics in float32 for types of 16 bits.
+            return x.layer_norm(hidden, Some(&self.weight), Some(bias), self.epsilon, true);
+        }
         if x.kind() == Kind::Float {
             return x.rms_norm(hidden, Some(&self.weight), self.epsilon);
         }
@@ -104,7 +125,10 @@ impl Norm {
         normed.to_kind(x.kind()) * &self.weight
     }
 
-    fn pulled_by_rows(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> Option<(Tensor, Tensor)> {
+    fn pulled_by_rows(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> Option<NormGradients> {
+        if self.bias.is_some() {
+            return None;
+        }
         let onto = match onto {
             Some(onto) => Some(singles(onto)?),
             None => None,
@@ -118,26 +142,69 @@ impl Norm {
         };
         let mut dx = unset_like(x);
         let dw = rows::rms_norm_backward(given, singles_mut(&mut dx)?);
-        Some((dx, Tensor::from_slice(&dw)))
+        Some(NormGradients { x: dx, weight: Tensor::from_slice(&dw), bias: None })
     }
 
-    fn pulled_by_libtorch(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> (Tensor, Tensor) {
+    fn pulled_by_libtorch(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> NormGradients {
         let kind = wide(x);
-        let (x_wide, dy_wide) = (x.to_kind(kind), dy.to_kind(kind));
+        let (mut x_wide, dy_wide) = (x.to_kind(kind), dy.to_kind(kind));
         let mean = |t: Tensor| t.mean_dim([-1_i64].as_slice(), true, kind);
+        if self.bias.is_some() {
+            x_wide = &x_wide - mean(x_wide.shallow_clone());
+        }
         let r = (mean(&x_wide * &x_wide) + self.epsilon).rsqrt();
         let normed = x_wide * &r;
         let pushed = &dy_wide * self.weight.to_kind(kind);
-        let mut dx = (&pushed - &normed * mean(&pushed * &normed)) * r;
+        let mut dx = &pushed - &normed * mean(&pushed * &normed);
+        if self.bias.is_some() {
+            dx -= mean(pushed);
+        }
+        let mut dx = dx * r;
         if let Some(onto) = onto {
             let _ = dx.g_add_(&onto.to_kind(kind));
         }
-        let dw = (dy_wide * normed).reshape([-1, self.weight.size()[0]]);
-        (dx.to_kind(x.kind()), dw.sum_dim_intlist([0_i64].as_slice(), false, kind).to_kind(self.weight.kind()))
+        let summed = |rows: Tensor| {
+            let rows = rows.reshape([-1, self.weight.size()[0]]);
+            rows.sum_dim_intlist([0_i64].as_slice(), false, kind).to_kind(self.weight.kind())
+        };
+        let bias = self.bias.as_ref().map(|_| summed(dy_wide.shallow_clone()));
+        NormGradients { x: dx.to_kind(x.kind()), weight: summed(dy_wide * normed), bias }
     }
 }
 
 /// The type that statistics are taken in.
 fn wide(x: &Tensor) -> Kind {
     if x.kind() == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::rng::CounterRng;
+
+    fn drawn(name: &str, shape: &[i64]) -> Tensor {
+        let rng = CounterRng::new(7).stream(name);
+        let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64).map(|n| rng.normal(n) as f32).collect();
+        Tensor::from_slice(&values).view(shape)
+    }
+
+    #[test]
+    fn the_derivatives_of_both_norms_are_those_of_libtorch() {
+        for with_bias in [false, true] {
+            let leaf = |name: &str| drawn(name, &[24]).set_requires_grad(true);
+            let norm = Norm { weight: leaf("weight"), bias: with_bias.then(|| leaf("bias")), epsilon: 1e-3 };
+            let (x, dy) = (drawn("x", &[2, 5, 24]).set_requires_grad(true), drawn("dy", &[2, 5, 24]));
+            (norm.recorded(&x).unwrap() * &dy).sum(Kind::Float).backward();
+            let ours: Vec<Tensor> = [&x, &norm.weight].into_iter().chain(&norm.bias).map(|t| t.grad().copy()).collect();
+            for tensor in [&x, &norm.weight].into_iter().chain(&norm.bias) {
+                let _ = tensor.grad().zero_();
+            }
+            (norm.by_libtorch(&x) * &dy).sum(Kind::Float).backward();
+            let theirs = [&x, &norm.weight].into_iter().chain(&norm.bias).map(Tensor::grad);
+            for (name, (a, b)) in ["x", "weight", "bias"].into_iter().zip(ours.iter().zip(theirs)) {
+                assert!(a.allclose(&b, 1e-5, 1e-5, false), "{name}, with a bias: {with_bias}");
+            }
+            assert!(norm.forward(&x).allclose(&norm.by_libtorch(&x), 1e-5, 1e-5, false));
+        }
+    }
 }

@@ -111,6 +111,12 @@ impl PlanTensors {
         }
     }
 
+    /// With scores multiplied by `factor` as well, as a model of muP does.
+    #[must_use]
+    pub(super) fn with_score_factor(self, factor: f64) -> Self {
+        Self { score_factor: self.score_factor * factor, ..self }
+    }
+
     /// With a method that decides positions inside attention, beside the plan; un-rotated keys then go into a cache.
     #[must_use]
     pub fn with_extrapolation(self, extrapolation: Option<Extrapolation>) -> Self {

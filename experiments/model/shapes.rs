@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn a_name_on_the_hub_is_known_in_any_case_and_another_is_not() {
         let seven = known_shape("META-llama/llama-2-7b-HF").unwrap().unwrap();
-        assert_eq!((seven.layers, seven.positions.max_position_embeddings), (32, 4096));
+        assert_eq!((seven.layers, seven.positions.context()), (32, 4096));
         assert!(known_shape("meta-llama/Llama-2-70b-hf").is_none() && known_shape("").is_none());
     }
 }

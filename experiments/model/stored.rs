@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use tch::{Kind, Tensor};
 
-use super::config::ModelConfig;
+use super::btlm;
+use super::config::{Family, ModelConfig};
 use super::folder::read_config;
 use super::gguf::GgufCheckpoint;
 use super::load::{ignorable, kind_of};
@@ -78,7 +79,10 @@ impl Stored {
     /// When there is no embedding.
     pub fn kind(&self) -> Result<Kind, Failure> {
         match self {
-            Self::Folder(checkpoint) => Ok(kind_of(checkpoint.tensor("model.embed_tokens.weight")?.dtype)),
+            Self::Folder(checkpoint) => {
+                let family = read_config(checkpoint.dir())?.family;
+                Ok(of_folder(checkpoint, "model.embed_tokens.weight", family)?.kind())
+            }
             Self::Gguf(file) => Ok(file.kind()?),
         }
     }
@@ -89,27 +93,45 @@ impl Stored {
     ///
     /// Missing, unexpected and misshapen tensors, all named together.
     pub fn check(&self, config: &ModelConfig) -> Result<(), Failure> {
-        let expected = config.expected_tensors();
         match self {
-            Self::Folder(checkpoint) => checkpoint.check(&expected, |name| ignorable(name, config.tied))?,
-            Self::Gguf(file) => file.check(&expected)?,
+            Self::Folder(checkpoint) => {
+                checkpoint.check(&config.stored_tensors(), |name| ignorable(name, config.tied, config.family))?;
+            }
+            Self::Gguf(file) => file.check(&config.expected_tensors())?,
         }
         Ok(())
     }
 
-    /// A parameter by its name in a Hugging Face checkpoint, on the CPU, as it is stored; quantised ones are float32.
+    /// A parameter by its name in a LLaMA checkpoint, on the CPU, as it is stored; quantised ones are float32.
     ///
     /// # Errors
     ///
     /// When it is absent, of a type that is not read, or memory cannot be had.
     pub fn tensor(&self, name: &str, config: &ModelConfig) -> Result<Tensor, Failure> {
         match self {
-            Self::Folder(checkpoint) => {
-                let view = checkpoint.tensor(name)?;
-                let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
-                Ok(Tensor::f_from_data_size(view.data, &shape, kind_of(view.dtype))?)
-            }
+            Self::Folder(checkpoint) => of_folder(checkpoint, name, config.family),
             Self::Gguf(file) => file.tensor(name, config),
+        }
+    }
+}
+
+/// A tensor of a folder by LLaMA's name, on the CPU and as it is stored.
+///
+/// # Errors
+///
+/// When it is not there.
+pub(super) fn of_folder(checkpoint: &Checkpoint, name: &str, family: Family) -> Result<Tensor, Failure> {
+    let whole = |name: &str| -> Result<Tensor, Failure> {
+        let view = checkpoint.tensor(name)?;
+        let shape: Vec<i64> = view.shape.iter().map(|&n| n as i64).collect();
+        Ok(Tensor::f_from_data_size(view.data, &shape, kind_of(view.dtype))?)
+    };
+    match family {
+        Family::Llama => whole(name),
+        Family::Btlm => {
+            let place =
+                btlm::place(name).ok_or_else(|| Failure::data(format!("{name}: is no tensor of the family")))?;
+            Ok(place.taken(&whole(&place.name)?))
         }
     }
 }

@@ -13,7 +13,16 @@ fn sizes(name: &str) -> Sizes {
 }
 
 fn stage(length: usize, batch: usize, micro_batch: usize) -> Stage {
-    Stage { length, batch, micro_batch, steps: 10, mix: std::collections::BTreeMap::new(), document_mask: false }
+    Stage {
+        length,
+        batch,
+        micro_batch,
+        steps: 10,
+        mix: std::collections::BTreeMap::new(),
+        document_mask: false,
+        shifted_sparse: None,
+        skip_positions: None,
+    }
 }
 
 fn is_near(value: f64, expected: f64, share: f64) -> bool {

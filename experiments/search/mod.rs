@@ -19,13 +19,12 @@ pub use individual::{Individual, START_TOKENS, Space};
 
 use eval::EvalError;
 use eval::protocols::short_text::document_losses;
-use rope_scaling::hf::{Extension, HfPositions, LongRopeFactors};
+use rope_scaling::hf::{Extension, HfPositions, LongRopeFactors, Reach, extend};
 use rope_scaling::{PositionEncoding, RopeScaling};
 
-use crate::config::Method;
 use crate::error::{Failure, FailureKind};
 use crate::evaluate::{Documents, failure};
-use crate::model::{ModelFolder, Reader, positions_under};
+use crate::model::{ModelFolder, Reader};
 use crate::runtime::signals::StopFlag;
 
 /// What a search looks for: divisors with which `model` reads `target` tokens.
@@ -33,6 +32,8 @@ use crate::runtime::signals::StopFlag;
 pub struct Goal<'a> {
     /// The model, not extended.
     pub model: &'a ModelFolder,
+    /// Its positions.
+    pub positions: &'a HfPositions,
     /// Tokens of the longer context.
     pub target: usize,
     /// Factor on cosine and sine; none: LongRoPE's own rule.
@@ -42,13 +43,9 @@ pub struct Goal<'a> {
 }
 
 impl Goal<'_> {
-    fn positions(&self) -> &HfPositions {
-        &self.model.llama.config.positions
-    }
-
     /// Longer context over the model's.
     pub fn factor(&self) -> f64 {
-        self.target as f64 / self.positions().max_position_embeddings as f64
+        self.target as f64 / self.positions.max_position_embeddings as f64
     }
 
     /// The individuals that stand for PI, NTK and YaRN: their frequencies as divisors.
@@ -60,11 +57,10 @@ impl Goal<'_> {
         if self.factor() <= 1.0 {
             return Err(Failure::config(format!(
                 "--target {}: must be longer than the model's context of {} tokens",
-                self.target,
-                self.positions().max_position_embeddings
+                self.target, self.positions.max_position_embeddings
             )));
         }
-        let plain = RopeScaling::None.frequencies(&self.positions().geometry, 1).inv_freq;
+        let plain = RopeScaling::None.frequencies(&self.positions.geometry, 1).inv_freq;
         let divisors = |extension: Extension| -> Result<Individual, Failure> {
             let extended = self.extended(extension)?;
             let scaled = extended.scaling.frequencies(&extended.geometry, self.target).inv_freq;
@@ -81,7 +77,8 @@ impl Goal<'_> {
     }
 
     fn extended(&self, extension: Extension) -> Result<HfPositions, Failure> {
-        positions_under(self.positions(), &Method::Positions { extension, factor: self.factor(), file: None })
+        extend(self.positions, &extension, Reach::Factor(self.factor()))
+            .map_err(|error| Failure::config(format!("{}: {error}", extension.name())))
     }
 
     /// What a file says of an individual; the attention factor is written out.
@@ -90,7 +87,7 @@ impl Goal<'_> {
     ///
     /// When the divisors do not fit the model.
     pub fn factors(&self, individual: &Individual) -> Result<LongRopeFactors, Failure> {
-        let original = self.positions().max_position_embeddings;
+        let original = self.positions.max_position_embeddings;
         let mut factors = LongRopeFactors {
             short: Some(vec![1.0; individual.divisors.len()]),
             long: individual.divisors.clone(),

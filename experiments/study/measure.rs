@@ -166,7 +166,7 @@ impl Job {
     fn retrieved(&self, bench: &Bench<'_>) -> Result<Measured, Failure> {
         let Some(options) = grid(&self.task, bench.seed)? else { return Ok(self.result(Vec::new())) };
         let mut log = self.samples()?;
-        let window = bench.model.llama.config.positions.max_position_embeddings;
+        let window = bench.model.llama.config.positions.context();
         let reader = bench.model.reader();
         let run = RetrievalRun { reader: &reader, options, labels: bench.labels, window, stop: bench.stop };
         let mut rows = Vec::new();

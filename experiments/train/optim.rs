@@ -98,6 +98,11 @@ impl AdamW {
         Ok(Self { config, keeping, reduction: Reduction, slots, steps: 0, norm_before: None })
     }
 
+    /// Multiplies the learning rate of every parameter by what `rate` says of its name, as muP asks.
+    pub fn set_rates(&mut self, rate: impl Fn(&str) -> f64) {
+        self.slots.iter_mut().for_each(|slot| slot.rate = rate(&slot.name));
+    }
+
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.steps

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rope_scaling::RopeScaling;
+use rope_scaling::hf::HfPositions;
 use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
@@ -15,7 +16,7 @@ use super::trainer::{Resume, Trainer};
 use crate::disk;
 use crate::error::{Failure, io_failure};
 use crate::model::weights::Checkpoint;
-use crate::model::{ModelFolder, kind_of};
+use crate::model::{ModelFolder, Positions, kind_of};
 use crate::runtime::device::kind_name;
 
 /// The folder of a checkpoint that holds the optimizer's state.
@@ -172,8 +173,10 @@ pub(super) fn inputs(model: &ModelFolder, sources: &TextSources) -> Result<BTree
         ("tokenizer".to_owned(), model.tokenizer()?.hash().to_owned()),
     ]);
     // The recipe names their file, whose content may change.
-    if let RopeScaling::LongRope { .. } = &model.llama.config.positions.scaling {
-        let scaling = json!(model.llama.config.positions.to_hf()).to_string();
+    if let Positions::Rope(rope @ HfPositions { scaling: RopeScaling::LongRope { .. }, .. }) =
+        &model.llama.config.positions
+    {
+        let scaling = json!(rope.to_hf()).to_string();
         inputs.insert("positions".to_owned(), blake3::hash(scaling.as_bytes()).to_hex().to_string());
     }
     Ok(inputs)

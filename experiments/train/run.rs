@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rope_scaling::hf::HfPositions;
-use rope_scaling::{PositionEncoding, Precision};
+use rope_scaling::Precision;
 use serde_json::{Value, json};
 use tch::Device;
 
@@ -14,12 +13,14 @@ use super::metrics::read_metrics;
 use super::persist::Resumed;
 use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
-use crate::config::{Adapter, NewModel, Policy, Recipe};
+use crate::config::{Adapter, NewFamily, NewModel, Policy, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
 use crate::model::gguf::GgufCheckpoint;
 use crate::model::peft::BaseModel;
-use crate::model::{AdaptedCount, Llama, LoadOptions, ModelConfig, ModelFolder, backend_on, first_device};
+use crate::model::{
+    AdaptedCount, Family, Llama, LoadOptions, ModelConfig, ModelFolder, Positions, backend_on, first_device,
+};
 use crate::plan::{Card, chosen_memory};
 use crate::runtime::device::{device, kind};
 use crate::runtime::provenance::Recorder;
@@ -27,6 +28,9 @@ use crate::runtime::run_dir::RunDir;
 use crate::runtime::say;
 use crate::runtime::signals::StopFlag;
 use crate::tokenizer::Tokenizer;
+
+/// Standard deviation of new matrices where a recipe says nothing, as in GPT-2 and LLaMA code bases.
+const DEVIATION: f64 = 0.02;
 
 /// Largest vocabulary that a new model may get.
 const LARGEST_VOCAB: usize = 1 << 20;
@@ -73,6 +77,10 @@ pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<Pa
 /// The model with the adapters that a recipe asks for, on `device`.
 fn adapted(recipe: &Recipe, model: ModelFolder, device: Device) -> Result<ModelFolder, Failure> {
     let Some(adapter) = &recipe.adapter else { return Ok(model) };
+    if model.llama.config.family == Family::Btlm {
+        let what = "the BTLM family's projections lie in one matrix, which PEFT's names cannot tell apart";
+        return Err(Failure::config(format!("adapter: {what}; train every parameter, or a LLaMA model")));
+    }
     let base = BaseModel::of(&model.id, &model.dir)?;
     model.adapted(adapter, recipe.seed, (base, device))
 }
@@ -162,8 +170,8 @@ fn settled(mut recipe: Recipe, model: &ModelFolder) -> Result<Recipe, Failure> {
 /// # Errors
 ///
 /// With both lengths.
-pub fn check_lengths(recipe: &Recipe, positions: &HfPositions) -> Result<(), Failure> {
-    let (longest, context) = (recipe.longest(), positions.max_position_embeddings);
+pub fn check_lengths(recipe: &Recipe, positions: &Positions) -> Result<(), Failure> {
+    let (longest, context) = (recipe.longest(), positions.context());
     if let Some(skip) = recipe.stages.iter().filter_map(|stage| stage.skip_positions).find(|s| s.target > context) {
         return Err(Failure::config(format!(
             "stage.skip_positions.target: {} is longer than the model's context of {context} \
@@ -172,7 +180,7 @@ pub fn check_lengths(recipe: &Recipe, positions: &HfPositions) -> Result<(), Fai
         )));
     }
     let skips = recipe.stages.iter().any(|stage| stage.skip_positions.is_some());
-    if skips && !matches!(positions.encoding(), PositionEncoding::Rope { .. }) {
+    if skips && matches!(positions, Positions::Alibi(_)) {
         return Err(Failure::config("stage.skip_positions: needs rotary positions, and the model has none"));
     }
     match longest > context {
@@ -251,6 +259,40 @@ fn tokenizer_folder(place: &str) -> Result<PathBuf, Failure> {
 
 /// The `config.json` of a new model.
 fn config_of(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
+    match shape.family {
+        NewFamily::Llama => llama_config(shape, tokenizer),
+        NewFamily::Btlm => btlm_config(shape, tokenizer),
+    }
+}
+
+fn btlm_config(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
+    let mup = shape.mup.unwrap_or_default();
+    json!({
+        "architectures": ["BTLMLMHeadModel"],
+        "model_type": "btlm",
+        "activation_function": "swiglu",
+        "n_embd": shape.hidden_size,
+        "n_inner": shape.intermediate_size,
+        "n_layer": shape.num_hidden_layers,
+        "n_head": shape.num_attention_heads,
+        "n_positions": shape.max_position_embeddings,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": shape.initializer_range.unwrap_or(DEVIATION),
+        "position_embedding_type": "alibi",
+        "alibi_scaling": null,
+        "mup_width_scale": mup.width_scale,
+        "mup_embeddings_scale": mup.embeddings_scale,
+        "mup_output_alpha": mup.output_alpha,
+        "mup_scale_qk_dot_by_d": mup.scale_by_d,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "vocab_size": tokenizer.vocab_size(),
+        "bos_token_id": tokenizer.bos(),
+        "eos_token_id": tokenizer.eos(),
+        "use_cache": true,
+    })
+}
+
+fn llama_config(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -263,7 +305,7 @@ fn config_of(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
         "max_position_embeddings": shape.max_position_embeddings,
         "rope_theta": shape.rope_theta,
         "rms_norm_eps": 1e-5,
-        "initializer_range": 0.02,
+        "initializer_range": shape.initializer_range.unwrap_or(DEVIATION),
         "tie_word_embeddings": shape.tie_word_embeddings,
         "attention_bias": false,
         "mlp_bias": false,
@@ -282,7 +324,7 @@ fn summary(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> Strin
         config.parameter_count() as f64 / 1e6,
         recipe.steps(),
         recipe.tokens(),
-        config.positions.max_position_embeddings
+        config.positions.context()
     );
     if let Some(adapter) = &recipe.adapter {
         page += &adapter_account(adapter, config);

@@ -80,7 +80,9 @@ impl Trainer {
             let _ = parameter.set_requires_grad(true);
         }
         let keeping = Keeping { memory: recipe.memory, seed: recipe.seed, shard: Shard::WHOLE };
-        let optimizer = AdamW::keeping(recipe.optimizer.adam(), keeping, model.llama.trained())?;
+        let mut optimizer = AdamW::keeping(recipe.optimizer.adam(), keeping, model.llama.trained())?;
+        let mup = model.llama.config.mup;
+        optimizer.set_rates(|name| mup.rate(name));
         let schedule = Schedule {
             peak: recipe.optimizer.learning_rate,
             warmup: recipe.optimizer.warmup_steps,
@@ -203,7 +205,7 @@ impl Trainer {
         let plan = self.model.encoding().plan(stage.reach(), Precision::HubCompatible)?;
         let sparse = stage.shifted_sparse.map(|share| ShiftedSparse::new(stage.length, share));
         let sparse = sparse.transpose().map_err(|what| Failure::config(format!("stage.shifted_sparse: {what}")))?;
-        Ok(PlanTensors::new(&plan, self.model.device()).with_sparse(sparse))
+        Ok(self.model.llama.positions(&plan).with_sparse(sparse))
     }
 
     /// Saves, and says that a signal ended the run; or that saving failed.

@@ -5,7 +5,8 @@ use std::f64::consts::TAU;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::hf::HfPositions;
+use crate::alibi::{self, AlibiScaling};
+use crate::hf::{HfAlibi, HfPositions};
 use crate::real::Real;
 use crate::scaling::RopeScaling;
 
@@ -51,6 +52,9 @@ pub struct Description {
     pub inv_freq: Vec<f64>,
     /// Tokens per turn of each pair at `context`.
     pub wavelengths: Vec<f64>,
+    /// Slope of each query head at `context`, for ALiBi.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slopes: Vec<f64>,
     /// Pairs whose pretrained wavelength is longer than the original context: they never made a full turn.
     pub pairs_without_full_turn: usize,
     /// Those of them that reach angles at `context` which pretraining never showed.
@@ -86,10 +90,53 @@ pub fn describe(positions: &HfPositions, context: Option<usize>) -> Description 
         attention_factor: frequencies.attention_factor,
         wavelengths: frequencies.inv_freq.iter().map(|frequency| TAU / frequency).collect(),
         inv_freq: frequencies.inv_freq,
+        slopes: Vec::new(),
         pairs_without_full_turn: turnless,
         pairs_with_unseen_angles: unseen,
         warnings: warnings(positions, context, unseen),
         notes: positions.notes.clone(),
+    }
+}
+
+/// Describes ALiBi at `context` tokens, the claimed context when not given: nothing rotates, so that there are no pairs, and base
+/// and sizes of what rotates are 0.
+pub fn describe_alibi(positions: &HfAlibi, context: Option<usize>) -> Description {
+    let HfAlibi { heads, scaling, original_context, max_position_embeddings } = *positions;
+    let context = context.unwrap_or(max_position_embeddings);
+    let parameters = match scaling {
+        AlibiScaling::None => Map::new(),
+        AlibiScaling::Fixed { factor } => Map::from_iter([("factor".to_owned(), json!(factor))]),
+        AlibiScaling::Dynamic { train_context } => Map::from_iter([("train_seq_len".to_owned(), json!(train_context))]),
+    };
+    let mut warnings = Vec::new();
+    // Past its context an unscaled model of BTLM's kind loses little up to about 1.2 times and then more and more.
+    if scaling == AlibiScaling::None && context > original_context {
+        warnings.push(format!("context {context} is beyond the trained {original_context}, and slopes are not scaled"));
+    }
+    if context > max_position_embeddings && !scaling.depends_on_length() {
+        warnings.push(format!("context {context} is beyond the claimed {max_position_embeddings}"));
+    }
+    Description {
+        scheme: scaling.name().to_owned(),
+        parameters,
+        head_dim: 0,
+        rotary_dim: 0,
+        base: 0.0,
+        effective_base: 0.0,
+        factor: scaling.scale(context),
+        original_context,
+        max_position_embeddings,
+        context,
+        depends_on_length: scaling.depends_on_length(),
+        ramp: None,
+        attention_factor: 1.0,
+        wavelengths: Vec::new(),
+        inv_freq: Vec::new(),
+        slopes: alibi::scaled_slopes(heads, &scaling, context).unwrap_or_default(),
+        pairs_without_full_turn: 0,
+        pairs_with_unseen_angles: 0,
+        warnings,
+        notes: Vec::new(),
     }
 }
 

@@ -34,7 +34,7 @@ mod schemes;
 mod table;
 
 pub use alibi::AlibiScaling;
-pub use describe::{Description, RampBounds, describe};
+pub use describe::{Description, RampBounds, describe, describe_alibi};
 pub use encoding::{MAX_POSITIONS, PositionEncoding, PositionPlan};
 pub use error::{GeometryError, PositionError, ScalingError, ScalingProblem};
 pub use geometry::RopeGeometry;

@@ -17,7 +17,7 @@ use super::super::output::{print, print_json};
 use crate::error::Failure;
 use crate::evaluate::retrieval::made;
 use crate::evaluate::{Documents, failure};
-use crate::model::{ModelFolder, Pass, PlanTensors, Reader};
+use crate::model::{ModelFolder, Pass, Reader};
 use crate::runtime::memory::{peak_bytes, reset_peak};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
@@ -238,7 +238,7 @@ impl EvalBench {
         let bos = reader.bos();
         let text = self.window - usize::from(bos.is_some());
         let documents = self.document(model, text + (self.windows - 1) * self.stride)?;
-        let plan = PlanTensors::new(&model.encoding().plan(self.window, model.precision)?, model.device());
+        let plan = model.llama.positions(&model.encoding().plan(self.window, model.precision)?);
         let windows: Vec<Vec<u32>> = (0..self.windows)
             .map(|index| &documents[0][index * self.stride..][..text])
             .map(|text| bos.into_iter().chain(text.iter().copied()).collect())

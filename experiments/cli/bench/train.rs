@@ -13,7 +13,7 @@ use super::super::output::{print, print_json};
 use crate::config::{Gradients, Memory};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
-use crate::model::{Footprint, Llama, ModelConfig, Pass, PlanTensors, known_shape, read_config};
+use crate::model::{Footprint, Llama, ModelConfig, Pass, known_shape, read_config};
 use crate::train::{AdamConfig, AdamW, Decayed, Keeping, Shard, clip_factor, summed_loss};
 
 /// Steps that are not timed.
@@ -202,7 +202,7 @@ fn measured(model: &Llama, batch: usize, length: usize, count: usize) -> Result<
     let config = AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decayed: Decayed::Matrices };
     let keeping = Keeping { memory: model.memory, seed: 1, shard: Shard::WHOLE };
     let mut optimizer = AdamW::keeping(config, keeping, model.parameters())?;
-    let plan = PlanTensors::new(&model.config.encoding().plan(length, Precision::HubCompatible)?, device);
+    let plan = model.positions(&model.config.encoding().plan(length, Precision::HubCompatible)?);
     let pass = Pass { plan: &plan, offset: 0, mask: attention::Mask::Causal { offset: 0 } };
     let (mut steps, mut peak_bytes) = (Vec::new(), 0);
     for turn in 0..WARM_UP + count {

@@ -194,7 +194,7 @@ impl Session {
             return Err(Failure::config(format!("{}: is no retrieval task", spec.kind())));
         };
         let reader = self.model.reader();
-        let window = self.model.llama.config.positions.max_position_embeddings;
+        let window = self.model.llama.config.positions.context();
         let run = RetrievalRun { reader: &reader, options, labels: self.labels(common), window, stop: &self.stop };
         let mut rows = Vec::new();
         for task in &tasks {

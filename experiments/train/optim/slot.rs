@@ -25,6 +25,8 @@ pub struct Slot {
     pub parameter: Tensor,
     /// Its place in the order of the backward pass.
     pub(super) arrival: Arrival,
+    /// What the learning rate is multiplied by for it.
+    pub(super) rate: f64,
     /// Its number among the parameters.
     pub(super) number: u32,
     policy: OptimizerState,
@@ -89,7 +91,7 @@ impl Slot {
         let kept = fresh(parameter, &owned, &shape, memory)?;
         let arrival = Arrival::of(&name);
         let (parameter, number, policy) = (parameter.shallow_clone(), number as u32, memory.optimizer);
-        Ok(Self { name, parameter, arrival, number, policy, owned, kept, gathered: None, ready: None })
+        Ok(Self { name, parameter, arrival, rate: 1.0, number, policy, owned, kept, gathered: None, ready: None })
     }
 
     /// State tensors by what they are: `mean`, `square`, and `master` or scales where there are any.

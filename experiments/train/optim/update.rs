@@ -36,25 +36,33 @@ struct Group {
 impl Update {
     /// Moves the slots whose gradients are ready, and lets go of these.
     pub(super) fn apply<'s>(&self, slots: impl Iterator<Item = &'s mut Slot>) -> Result<(), Failure> {
-        // Matrices that decay, and the rest.
-        let mut groups = [Group::default(), Group::default()];
+        // What decays and what does not, at each rate.
+        let mut groups: Vec<(f64, bool, Group)> = Vec::new();
         for slot in slots {
-            let decays = self.config.decays(&slot.parameter);
-            let decay = self.decay(decays);
-            let group = &mut groups[usize::from(decays)];
+            let (decays, rate) = (self.config.decays(&slot.parameter), slot.rate);
+            let (update, decay) = (self.at(rate), self.decay(decays));
+            let found = groups.iter().position(|(r, d, _)| r.to_bits() == rate.to_bits() && *d == decays);
+            let place = found.unwrap_or_else(|| {
+                groups.push((rate, decays, Group::default()));
+                groups.len() - 1
+            });
+            let group = &mut groups[place].2;
             slot.visit(|part| match part.policy {
                 OptimizerState::Mixed if self.fused && self.by_kernel(&part, decay)? => Ok(()),
                 OptimizerState::Mixed if self.fused => {
                     let at_once = group.join(part);
-                    if at_once { self.move_group(group, decay) } else { Ok(()) }
+                    if at_once { update.move_group(group, decay) } else { Ok(()) }
                 }
-                OptimizerState::Mixed => self.plain(&part, decay),
-                OptimizerState::Bfloat16 | OptimizerState::Int8 => self.low(&part, decay),
+                OptimizerState::Mixed => update.plain(&part, decay),
+                OptimizerState::Bfloat16 | OptimizerState::Int8 => update.low(&part, decay),
             })?;
         }
-        let [rest, matrices] = &mut groups;
-        self.move_group(rest, self.decay(false))?;
-        self.move_group(matrices, self.decay(true))
+        groups.iter_mut().try_for_each(|(rate, decays, group)| self.at(*rate).move_group(group, self.decay(*decays)))
+    }
+
+    /// The same step for parameters whose learning rate is `rate` times the schedule's.
+    fn at(&self, rate: f64) -> Self {
+        Self { learning_rate: self.learning_rate * rate, ..*self }
     }
 
     fn decay(&self, decays: bool) -> f64 {

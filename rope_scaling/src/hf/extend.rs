@@ -30,12 +30,25 @@ pub enum Extension {
     },
     /// LongRoPE by given divisors.
     LongRope(LongRopeFactors),
+    /// ALiBi's slopes divided by as much as a text is longer than the trained context; for models with ALiBi.
+    AlibiDynamic,
 }
 
 impl Extension {
     /// Every name that [`Extension::named`] takes, and `longrope`.
-    pub const NAMES: [&str; 10] =
-        ["linear", "pi", "ntk", "dynamic", "dynamic-ntk", "yarn", "dynamic-yarn", "ntk-by-parts", "abf", "longrope"];
+    pub const NAMES: [&str; 11] = [
+        "linear",
+        "pi",
+        "ntk",
+        "dynamic",
+        "dynamic-ntk",
+        "yarn",
+        "dynamic-yarn",
+        "ntk-by-parts",
+        "abf",
+        "longrope",
+        "alibi-dynamic",
+    ];
 
     /// The extension called `name`: `linear` or `pi`, `ntk`, `dynamic` or `dynamic-ntk`, `yarn`, `dynamic-yarn`,
     /// `ntk-by-parts`, `abf` (which needs `base`). LongRoPE is made of its factors, not of a name.
@@ -53,6 +66,7 @@ impl Extension {
             ("yarn", _) => Self::Yarn,
             ("dynamic-yarn", _) => Self::DynamicYarn,
             ("ntk-by-parts", _) => Self::NtkByParts,
+            ("alibi-dynamic", _) => Self::AlibiDynamic,
             ("longrope", _) => return Err(ExtendError::NoFactors),
             _ => {
                 let hint = super::suggest::did_you_mean(name, Self::NAMES);
@@ -76,6 +90,7 @@ impl Extension {
             Self::NtkByParts => "ntk-by-parts",
             Self::DynamicYarn => "dynamic-yarn",
             Self::LongRope(_) => "longrope",
+            Self::AlibiDynamic => "alibi-dynamic",
             Self::Abf { .. } => "abf",
         }
     }
@@ -136,6 +151,9 @@ pub enum ExtendError {
         /// The model's.
         model: usize,
     },
+    /// Slopes are scaled where there are slopes.
+    #[error("the method alibi-dynamic scales the slopes of ALiBi, and the model rotates")]
+    NeedsAlibi,
     /// Only ABF changes the base by hand.
     #[error("the method {name} takes no base, got {base}")]
     NeedlessBase {
@@ -179,6 +197,7 @@ pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<H
         Extension::Yarn => RopeScaling::yarn(factor),
         Extension::NtkByParts => RopeScaling::ntk_by_parts(factor),
         Extension::DynamicYarn => RopeScaling::dynamic_yarn(factor),
+        Extension::AlibiDynamic => return Err(ExtendError::NeedsAlibi),
         Extension::LongRope(factors) => longrope(factors, factor, &extended)?,
         &Extension::Abf { base } => {
             let current = model.geometry.base();
@@ -210,7 +229,7 @@ fn longrope(factors: &LongRopeFactors, factor: f64, model: &HfPositions) -> Resu
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be positive and below 2^40")]
-fn factor_and_context(original: usize, reach: Reach) -> Result<(f64, usize), ExtendError> {
+pub(super) fn factor_and_context(original: usize, reach: Reach) -> Result<(f64, usize), ExtendError> {
     let factor = match reach {
         Reach::Factor(factor) => factor,
         Reach::Context(context) => f64::count(context) / f64::count(original),

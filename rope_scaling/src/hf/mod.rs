@@ -38,7 +38,7 @@ use crate::error::GeometryError;
 use crate::geometry::RopeGeometry;
 use crate::scaling::RopeScaling;
 
-pub use alibi::alibi_from_hf;
+pub use alibi::{HfAlibi, alibi_from_hf};
 pub use extend::{ExtendError, Extension, Reach, extend};
 pub use factors::LongRopeFactors;
 pub use finding::{Finding, HfErrors};

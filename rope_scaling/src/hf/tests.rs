@@ -1,10 +1,9 @@
 //! Every spelling in, every bad value named.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Extension, HfPositions, Reach, alibi_from_hf, extend, from_hf};
+use super::{Extension, HfAlibi, HfPositions, Reach, alibi_from_hf, extend, from_hf};
 use crate::alibi::AlibiScaling;
-use crate::encoding::PositionEncoding;
 use crate::scaling::RopeScaling;
 
 /// A LLaMA-2-7B config with the given keys on top; null removes nothing, it stands as null.
@@ -349,12 +348,16 @@ fn alibi_configs_read_with_both_scalings() {
             "alibi_scaling": scaling});
         alibi_from_hf(&config)
     };
-    let encoding = |scaling| Some(PositionEncoding::Alibi { heads: 32, scaling, original_context: 8192 });
-    assert_eq!(btlm(Value::Null), Ok(encoding(AlibiScaling::None)));
+    let found = |scaling, original_context| {
+        Ok(Some(HfAlibi { heads: 32, scaling, original_context, max_position_embeddings: 8192 }))
+    };
+    assert_eq!(btlm(Value::Null), found(AlibiScaling::None, 8192));
     let fixed = json!({"type": "linear", "factor": 2.0});
-    assert_eq!(btlm(fixed), Ok(encoding(AlibiScaling::Fixed { factor: 2.0 })));
-    let dynamic = json!({"type": "linear", "train_seq_len": 8192});
-    assert_eq!(btlm(dynamic), Ok(encoding(AlibiScaling::Dynamic { train_context: 8192 })));
+    assert_eq!(btlm(fixed), found(AlibiScaling::Fixed { factor: 2.0 }, 4096));
+    let odd = json!({"type": "linear", "factor": 3.0});
+    assert_eq!(btlm(odd), found(AlibiScaling::Fixed { factor: 3.0 }, 8192), "8192 / 3 is no context");
+    let dynamic = json!({"type": "linear", "train_seq_len": 2048});
+    assert_eq!(btlm(dynamic), found(AlibiScaling::Dynamic { train_context: 2048 }, 2048));
     for bad in [
         json!({"type": "linear"}),
         json!({"type": "linear", "factor": 2, "train_seq_len": 8192}),
@@ -366,5 +369,17 @@ fn alibi_configs_read_with_both_scalings() {
         assert!(btlm(bad.clone()).is_err(), "{bad}");
     }
     assert_eq!(alibi_from_hf(&config(json!({}))), Ok(None));
+    let plain = btlm(Value::Null).unwrap().unwrap();
+    for method in ["alibi-fixed", "alibi-dynamic", "linear"] {
+        let extended = plain.extended(method, Reach::Factor(2.0)).unwrap();
+        assert_eq!((extended.max_position_embeddings, extended.original_context), (16_384, 8192), "{method}");
+        let mut written = Map::from_iter([("n_head".to_owned(), json!(32)), ("n_positions".to_owned(), json!(8192))]);
+        extended.merge_into(&mut written);
+        assert_eq!(alibi_from_hf(&Value::Object(written)), Ok(Some(extended)), "{method}");
+        assert!(extended.extended(method, Reach::Factor(2.0)).is_err(), "{method} twice");
+    }
+    let refused = plain.extended("yarn", Reach::Factor(2.0)).unwrap_err().to_string();
+    assert!(refused.contains("yarn") && refused.contains("alibi-dynamic"), "{refused}");
+    assert!(plain.extended("linear", Reach::Factor(0.5)).is_err());
     one_error(json!({"position_embedding_type": "alibi"}), "/position_embedding_type", "ALiBi");
 }
