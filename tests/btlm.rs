@@ -54,7 +54,8 @@ fn every_case_scores_as_the_independent_forward_pass_does() {
 
 #[test]
 fn misreadings_of_a_config_are_told_apart() {
-    let edits: [(&str, fn(&mut Value)); 5] = [
+    type Edit = fn(&mut Value);
+    let edits: [(&str, Edit); 5] = [
         ("plain", |config| config["mup_scale_qk_dot_by_d"] = json!(false)),
         ("plain", |config| config["mup_embeddings_scale"] = json!(1.0)),
         ("plain", |config| config["mup_width_scale"] = json!(1.0)),

@@ -128,7 +128,7 @@ fn boxes_lie_as_the_exchange_says_and_products_are_those_of_their_definition() {
         .map(|(matrix, head, first)| move |row: usize, column: usize| tile(&matrix, head, first, row, column));
     let at = |tile: usize, row: usize, column: usize| {
         let (chunk, within) = (column % 64 / 8, column % 8);
-        let place = tile * 32_768 + column / 64 * 16_384 + row * 128 + (chunk ^ row % 8) * 16 + within * 2;
+        let place = tile * 32_768 + column / 64 * 16_384 + row * 128 + (chunk ^ (row % 8)) * 16 + within * 2;
         bf16::from_ne_bytes(buffers[3][place..place + 2].try_into().unwrap()).to_f64()
     };
     for (row, column) in (0..128).flat_map(|row| (0..128).map(move |column| (row, column))) {

@@ -100,14 +100,12 @@ impl LowRank {
     }
 
     /// `A` and `B` by their names in PEFT.
-    #[must_use]
     pub fn parameters(&self) -> [(&'static str, &Tensor); 2] {
         [("lora_A.weight", &self.down), ("lora_B.weight", &self.up)]
     }
 
     /// `product + s drop(x) A^T B^T`, written over `product` `[.., out]`, which nothing else may read; `x` `[.., in]`.
     /// Differentiable.
-    #[must_use]
     pub fn added_to(&self, product: &Tensor, x: &Tensor) -> Tensor {
         let forward = || {
             let inner = self.inner(&rows(x));
@@ -148,7 +146,6 @@ impl LowRank {
     }
 
     /// `dx + drop(s dy B A)`, written over `dx` `[rows, in]`, for `dy` `[rows, out]`.
-    #[must_use]
     pub fn pulled(&self, dy: &Tensor, mut dx: Tensor) -> Tensor {
         let (of_inner, drop) = (self.of_inner(dy), self.drawn());
         match drop.seed {
@@ -158,7 +155,6 @@ impl LowRank {
     }
 
     /// `s B A`, `[out, in]` in float32: what the adapter adds to the weight.
-    #[must_use]
     pub fn update(&self) -> Tensor {
         let wide = |tensor: &Tensor| tensor.detach().to_kind(Kind::Float);
         wide(&self.up).mm(&wide(&self.down)) * self.scale

@@ -101,7 +101,6 @@ impl Nf4Matrix {
     }
 
     /// The weights `[out, in]`, computed in float32 and rounded to `kind`.
-    #[must_use]
     pub fn dequantised(&self, kind: Kind) -> Tensor {
         let _untracked = tch::no_grad_guard();
         let device = self.device();
@@ -114,7 +113,6 @@ impl Nf4Matrix {
     }
 
     /// `x W^T + bias`, `x` `[.., in]`; differentiable by both. Kept for that are the codes, and not `W` or `x`.
-    #[must_use]
     pub fn product(&self, x: &Tensor, bias: Option<&Tensor>) -> Tensor {
         let (kind, shape) = (x.kind(), self.shape);
         let forward = || {
@@ -177,7 +175,7 @@ fn nearest(numbers: &Tensor, levels: &[f32]) -> Result<Tensor, tch::TchError> {
 /// Codes `[n]` of four bits, two a byte.
 fn packed(codes: &Tensor) -> Result<Tensor, tch::TchError> {
     let even = codes.f_constant_pad_nd([0, codes.size()[0] % 2])?.f_view([-1, 2])?;
-    Ok((even.f_select(1, 0)? * 16 + even.f_select(1, 1)?).f_contiguous()?)
+    (even.f_select(1, 0)? * 16 + even.f_select(1, 1)?).f_contiguous()
 }
 
 /// The two levels of every byte, `[256, 2]`.

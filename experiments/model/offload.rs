@@ -50,10 +50,10 @@ impl Parking {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let coming = coming(&mut places, layer)?;
         let coming = coming.ok_or_else(|| Failure::config(format!("the input of layer {layer} was fetched before")))?;
-        if let Some(below) = layer.checked_sub(1) {
-            if let Some(transfer) = self::coming(&mut places, below)? {
-                places[below] = Place::Coming(transfer);
-            }
+        if let Some(below) = layer.checked_sub(1)
+            && let Some(transfer) = self::coming(&mut places, below)?
+        {
+            places[below] = Place::Coming(transfer);
         }
         Ok(coming.finished()?)
     }

@@ -34,7 +34,8 @@ impl ShiftedSparse {
     /// What the share must be, when groups would not be even in size or not fill the length.
     pub fn new(length: usize, share: f64) -> Result<Self, String> {
         let group = (length as f64 * share).round();
-        let fits = share > 0.0 && share <= 1.0 && group >= 2.0 && group % 2.0 == 0.0 && length % group as usize == 0;
+        let fits =
+            share > 0.0 && share <= 1.0 && group >= 2.0 && group % 2.0 == 0.0 && length.is_multiple_of(group as usize);
         match fits {
             true => Ok(Self { group: group as usize }),
             false => Err(format!(

@@ -4,8 +4,8 @@
 //! With `l_i` everything before token `x_i` and `s_i` the short context of at least `short_context` tokens before it, the loss
 //! is `sum_i I(x_i) (-log P(x_i | l_i))`, where `I(x_i) = min(P(x_i | l_i) / P(x_i | s_i), clip)` (equations 7 and 8) is no
 //! function of the weights that are trained. Short contexts begin at every `stride`th token, so that one is `short_context`
-//! to `short_context + stride - 1` tokens long; tokens before `short_context + stride` see the same either way and weigh
-//! 1. The sum is divided by the number of counted tokens, not by the weights, as the authors' program does. A step costs
+//! to `short_context + stride - 1` tokens long; tokens before `short_context + stride` see the same either way and have
+//! the weight 1. The sum is divided by the number of counted tokens, not by the weights, as the authors' program does. A step costs
 //! a forward pass over `(short_context + stride) / stride` times its tokens more.
 
 use attention::{DocumentStarts, Mask};

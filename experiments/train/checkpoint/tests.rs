@@ -12,7 +12,7 @@ fn state(step: u64) -> RunState {
         step,
         updates: step,
         tokens: step * 10,
-        norm_before: (step % 2 == 0).then_some(1.0 / 3.0 + step as f64),
+        norm_before: step.is_multiple_of(2).then_some(1.0 / 3.0 + step as f64),
         recipe: BTreeMap::from([("seed".to_owned(), "1".to_owned())]),
         inputs: BTreeMap::new(),
         machine: "cpu".into(),

@@ -381,14 +381,14 @@ fn shards_of_several_processes_leave_the_bits_of_one() {
                     AdamW::keeping(CONFIG, keeping, named(&shared)).unwrap()
                 })
                 .collect();
-            for step in 0..3 {
+            for (step, scale) in SCALES.into_iter().enumerate().take(3) {
                 for optimizer in &mut processes {
                     // Each is given the whole gradient and takes its part, as a reduction over all would leave it.
                     for (place, parameter) in shared.iter().enumerate() {
                         let gradient = gradient(place, step).to_kind(kind);
                         (parameter * gradient).sum(kind).backward();
                     }
-                    optimizer.step(RATE, SCALES[step]).unwrap();
+                    optimizer.step(RATE, scale).unwrap();
                 }
             }
             assert!(flat(&shared) == flat(&whole), "{kind:?} {policy:?}");

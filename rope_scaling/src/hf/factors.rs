@@ -74,7 +74,8 @@ impl LongRopeFactors {
 
     fn read(object: &Map<String, Value>, pointer: &str, original: Option<usize>) -> Result<Self, HfErrors> {
         let mut fields = Fields::new(object, pointer);
-        for key in fields.keys().filter(|key| !KEYS.contains(key) && !(!pointer.is_empty() && BESIDE.contains(key))) {
+        let beside = |key: &&str| !pointer.is_empty() && BESIDE.contains(key);
+        for key in fields.keys().filter(|key| !KEYS.contains(key) && !beside(key)) {
             fields.object_to(key, format!("unknown key{}", did_you_mean(key, KEYS)));
         }
         for key in ["rope_type", "type"] {

@@ -81,11 +81,14 @@ pub fn compiled(
     source_of(kernel, |source| source.compiled_with(nvrtc, arch, cache))
 }
 
+/// By device and key, what was found and the kernel that was loaded.
+type Known<K, T> = HashMap<(usize, K), (T, Kernel)>;
+
 /// Kernels of one table with their code, by device and by what a table knows them by; each is made ready when it is first
 /// asked for.
 #[derive(Debug)]
 pub struct Ready<K, T> {
-    known: Mutex<Option<HashMap<(usize, K), (T, Kernel)>>>,
+    known: Mutex<Option<Known<K, T>>>,
 }
 
 impl<K: Copy + Eq + Hash, T: TableKernel + Clone> Ready<K, T> {

@@ -45,8 +45,9 @@ pub(crate) fn judge(exact: &[f64], plain: &[f64], found: &Answer, width: usize) 
         let got = part(numbers, row);
         let error = most(exact, &got);
         // NaN is within no bound.
-        if !(error <= allowed) {
-            let at = exact.iter().zip(&got).position(|pair| !(differs(pair) <= allowed)).unwrap_or(0);
+        let within = |error: f64| error <= allowed;
+        if !within(error) {
+            let at = exact.iter().zip(&got).position(|pair| !within(differs(pair))).unwrap_or(0);
             let (wanted, got) = (exact[at], got[at]);
             return Err(format!(
                 "{name} {kind:?} at ({row}, {at}): {got} instead of {wanted}, off by {error:.3e}, allowed {allowed:.3e}"

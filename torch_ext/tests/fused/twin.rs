@@ -96,7 +96,7 @@ fn numbered<P: Parameters>(params: &P, tensors: &[&Tensor]) -> Vec<u8> {
 
 /// All memory between the first and the last element of a tensor.
 #[allow(clippy::mut_from_ref)]
-fn extent<'a>(tensor: &'a Tensor) -> &'a mut [u8] {
+fn extent(tensor: &Tensor) -> &mut [u8] {
     assert_eq!(tensor.device(), Device::Cpu);
     if tensor.numel() == 0 {
         return &mut [];

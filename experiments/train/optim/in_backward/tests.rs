@@ -64,7 +64,7 @@ impl Chain {
             } else {
                 inner.matmul(down)
             };
-            x = x + mixed;
+            x += mixed;
         }
         let logits = (x * &self.norm).matmul(&self.embedding.tr()).to_kind(Kind::Float);
         logits.cross_entropy_for_logits(&tokens.roll([1], [0])) * scale
