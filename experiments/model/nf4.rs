@@ -36,8 +36,8 @@ pub const LEVELS: [f32; 16] = [
     1.0,
 ];
 
-/// Bytes that a matrix of so many weights takes: half a byte each, a byte for every [`BLOCK`], four for every
-/// [`SCALE_BLOCK`] of those, and four for their mean.
+/// Bytes that a matrix of so many weights takes: half a byte each, a byte for every block of 64, four for every
+/// 256 of those, and four for their mean.
 #[must_use]
 pub const fn nf4_bytes(weights: u64) -> u64 {
     let blocks = weights.div_ceil(BLOCK as u64);

@@ -1,7 +1,7 @@
 //! What training does between matrix products, each in one pass over memory: norms, SwiGLU, cross-entropy, AdamW.
 //!
 //! On CUDA by kernels of our own (`torch_ext/kernels`) where they are verified for the device or asked for ([`Use`]); by
-//! libtorch's operations everywhere else. [`rms_norm`], [`layer_norm`] and [`swiglu`] are nodes of libtorch's graph; the
+//! libtorch's operations everywhere else. [`rms_norm`], [`layer_norm`] and [`swiglu()`] are nodes of libtorch's graph; the
 //! modules below are the kernels themselves, for whoever has a graph of his own. [`kernel`] is the table of kernels, and a
 //! [`Machine`] runs them: a CUDA device, or the host twin of the tests.
 

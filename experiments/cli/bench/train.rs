@@ -43,7 +43,7 @@ pub(super) struct TrainBench {
     /// Timed steps, after two that are not
     #[arg(long, default_value_t = 5)]
     steps: usize,
-    /// How memory is spent: keys of a recipe's [memory], `activations` by its value alone, as in
+    /// How memory is spent: keys of a recipe's `[memory]`, `activations` by its value alone, as in
     /// `attention,offload=true,mlp_tokens=4096`
     #[arg(long, default_value = "all", value_name = "POLICY")]
     policy: String,

@@ -1,7 +1,7 @@
 //! Steps of AdamW (Loshchilov and Hutter 2019, algorithm 2) by kernels: each number that is kept is read once and written
 //! once.
 //!
-//! [`low`] leaves the very bits that [`crate::optim::adamw_low`] leaves on the CPU: the same operations in the same order,
+//! [`low()`] leaves the very bits that [`crate::optim::adamw_low`] leaves on the CPU: the same operations in the same order,
 //! each rounded, the same random bits and the same maps. [`mixed`] moves float32 weights by the same operations and writes
 //! them, rounded, where the model reads them.
 
@@ -105,7 +105,7 @@ pub fn kernel_of_mixed(part: &MixedPart<'_>) -> Option<Kernel> {
     Some(Kernel::of(Spec { pass, element, group: 0 }))
 }
 
-/// [`low`] on the part's device where the kernel may be used and takes the part; false: nothing was done.
+/// [`low()`] on the part's device where the kernel may be used and takes the part; false: nothing was done.
 ///
 /// # Errors
 ///
@@ -176,7 +176,7 @@ pub fn low<M: Machine>(machine: &M, part: &LowPart<'_>, step: &AdamWStep, draws:
 ///
 /// # Errors
 ///
-/// As [`low`].
+/// As [`low()`].
 pub fn mixed<M: Machine>(machine: &M, part: &MixedPart<'_>, step: &AdamWStep) -> Result<(), FusedError> {
     let MixedPart { master, parameter, gradient, mean, square } = *part;
     let Some(kernel) = kernel_of_mixed(part) else {
