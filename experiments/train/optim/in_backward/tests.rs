@@ -64,7 +64,8 @@ impl Chain {
             } else {
                 inner.matmul(down)
             };
-            x += mixed;
+            // Not in place: the graph holds x.
+            x = x.g_add(&mixed);
         }
         let logits = (x * &self.norm).matmul(&self.embedding.tr()).to_kind(Kind::Float);
         logits.cross_entropy_for_logits(&tokens.roll([1], [0])) * scale
