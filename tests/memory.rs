@@ -42,17 +42,18 @@ fn every_policy_learns_as_the_plain_one_within_its_rounding() {
         // Gradients used in the backward pass are the same gradients.
         ("float32-in-backward", &[FLOAT32, IN_BACKWARD][..], 0.0),
         ("float32-low", &[FLOAT32, LOW], 3.0 * rounding),
-        ("float32-bytes", &[FLOAT32, BYTES], 3.0 * rounding),
         ("low", &[BFLOAT16, LOW], 5.0 * rounding),
-        ("bytes", &[BFLOAT16, BYTES], 5.0 * rounding),
-        ("bytes-in-backward", &[BFLOAT16, BYTES, IN_BACKWARD], 5.0 * rounding),
-        ("bytes-on-host", &[BFLOAT16, BYTES, "memory.optimizer_on_host=true"], 5.0 * rounding),
+        // A byte's steps are up to 1/64 of a block's largest moment.
+        ("float32-bytes", &[FLOAT32, BYTES], 10.0 * rounding),
+        ("bytes", &[BFLOAT16, BYTES], 10.0 * rounding),
+        ("bytes-in-backward", &[BFLOAT16, BYTES, IN_BACKWARD], 10.0 * rounding),
+        ("bytes-on-host", &[BFLOAT16, BYTES, "memory.optimizer_on_host=true"], 10.0 * rounding),
     ] {
         let off = distance(&plain, &curve(out, &[settings, &[free]].concat()));
         println!("{out}: {off:.2e} of {learnt:.2e} learnt, rounding alone {rounding:.2e}");
         assert!(off <= most, "{out}: {off}, allowed {most} of {learnt}");
     }
-    assert!(distance(&start, &plain) > 10.0 * 5.0 * rounding, "a run that learns nothing would be found out");
+    assert!(learnt > 50.0 * 10.0 * rounding, "a run that learns nothing would be found out: {learnt}");
 }
 
 #[test]

@@ -350,14 +350,15 @@ fn a_study_runs_from_variants_to_report_and_keeps_what_is_done() {
         }
     }
     // As if it had been stopped before its last variant: what is done is kept, and nothing of it changes.
-    std::fs::remove_file(dir.path().join("s/variants/pi-trained.json")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("s/variants/pi-trained")).unwrap();
     std::fs::remove_file(dir.path().join("s/report.json")).unwrap();
     let second = bowline(dir.path(), arguments).expect(0);
     assert_eq!(second.err.matches("kept from an earlier run").count(), 2, "{second}");
     assert_eq!(Report::load(&dir.path().join("s/report.json")).unwrap().rows, report.rows);
-    // Another seed decides other results.
+    // Other trials decide other keys, and no perplexity.
     let other = bowline(dir.path(), arguments.iter().chain(&["--set", "evaluation.trials=1"])).expect(0);
-    assert_eq!(other.err.matches("kept from an earlier run").count(), 0, "{other}");
+    assert_eq!(other.err.matches("kept from an earlier run").count(), 3, "{other}");
+    assert_eq!(other.err.matches(" perplexity: kept from an earlier run").count(), 3, "{other}");
 }
 
 #[test]

@@ -60,6 +60,8 @@ fn shrunken(recipe: &Recipe, model: &Path, text: &Path) -> Vec<String> {
         settings.push(format!("source.{index}.paths=[{:?}]", text.display().to_string()));
         settings.push(format!("source.{index}.min_tokens=0"));
     }
+    // Documents that are held out are the user's.
+    settings.push("held_out=[]".to_owned());
     let longest = recipe.longest();
     for (index, stage) in recipe.stages.iter().enumerate() {
         // One pass stays one pass, several stay several.

@@ -107,7 +107,12 @@ fn every_case_agrees_in_averages_and_windows() {
         let lead = usize::from(case["bos"].as_bool().unwrap());
         let window = |w: &Value| (integer(&w[2]) - integer(&w[1]) + lead, integer(&w[2]) - integer(&w[3]));
         let expected: Vec<_> = case["windows"].as_array().unwrap().iter().map(window).collect();
-        assert_eq!(seen, expected, "{name}");
+        // Windows of one shape are read together, so that their order is another; each is read once.
+        let sorted = |mut windows: Vec<(usize, usize)>| {
+            windows.sort_unstable();
+            windows
+        };
+        assert_eq!(sorted(seen), sorted(expected), "{name}");
     }
 }
 

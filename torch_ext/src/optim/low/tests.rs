@@ -150,8 +150,41 @@ fn difference(found: &Held, expected: &Held) -> Option<String> {
     first("weight", weights(found), weights(expected)).or(first("moment", moments(found), moments(expected)))
 }
 
+/// The first number that differs by more than one rounding, if one does: relative to the largest around it.
+fn distance(found: &Held, expected: &Held) -> Option<String> {
+    let first = |what: &str, a: Vec<f64>, b: Vec<f64>, relative: f64, absolute: f64| {
+        let off = |(a, b): (&f64, &f64)| (a - b).abs() > relative * b.abs() + absolute;
+        let at = a.iter().zip(&b).position(off)?;
+        Some(format!("{what} {at}: {:e}, expected {:e}", a[at], b[at]))
+    };
+    let weights = |held: &Held| match &held.weights {
+        Weights::Float32(all) => (all.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>(), 1e-6),
+        Weights::Bfloat16(all) => (all.iter().map(|x| x.to_f64()).collect(), 1.0 / 128.0),
+    };
+    let ((a, relative), (b, _)) = (weights(found), weights(expected));
+    let moments = match (&found.moments, &expected.moments) {
+        (Moments::Bfloat16(mean, square), Moments::Bfloat16(mean_2, square_2)) => {
+            let all = |a: &[_], b: &[_]| a.iter().chain(b).map(|x: &half::bf16| x.to_f64()).collect();
+            first("moment", all(mean, square), all(mean_2, square_2), 1.0 / 128.0, 0.0)
+        }
+        (Moments::Int8(codes, scales), Moments::Int8(codes_2, scales_2)) => {
+            let wide = |all: &[Vec<f32>; 2]| all.iter().flatten().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+            let narrow = |all: &[Vec<u8>; 2]| all.iter().flatten().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+            first("scale", wide(scales), wide(scales_2), 1e-6, 0.0).or(first(
+                "code",
+                narrow(codes),
+                narrow(codes_2),
+                0.0,
+                1.0,
+            ))
+        }
+        _ => Some("moments of another kind".to_owned()),
+    };
+    first("weight", a, b, relative, 1e-9).or(moments)
+}
+
 #[test]
-fn every_instruction_set_and_libtorch_leave_the_bits_of_the_twin() {
+fn every_instruction_set_leaves_the_bits_of_the_twin_and_libtorch_its_numbers() {
     let numbers = Numbers::from(&STEP);
     for shape in SHAPES {
         for (count, first) in SIZES.into_iter().zip([0, 512, 256 * 1001, 0]) {
@@ -168,7 +201,9 @@ fn every_instruction_set_and_libtorch_leave_the_bits_of_the_twin() {
             }
             if count < 1000 {
                 let found = by(&|part| device::advance(part, &numbers, &DRAWS).unwrap());
-                check(&found, "libtorch");
+                // Its root is MKL's, which may be off by a unit in the last place; a number may then be rounded up or
+                // down, or take the next code.
+                assert_eq!(distance(&found, &expected), None, "{shape:?} {count} by libtorch");
             }
         }
     }
