@@ -142,12 +142,7 @@ impl StepMemory {
 /// Bytes of the weights of the model and its adapters.
 pub fn weight_bytes(sizes: &Sizes) -> u64 {
     let full = sizes.parameters - sizes.quantised + sizes.adapters;
-    full * sizes.width() + nf4_bytes(sizes.quantised)
-}
-
-/// Half a byte a weight, a byte for every 64 of them, four for every 256 of those (Dettmers et al. 2023, section 3).
-fn nf4_bytes(weights: u64) -> u64 {
-    weights.div_ceil(2) + weights.div_ceil(64) + 4 * weights.div_ceil(64 * 256)
+    full * sizes.width() + sizes.quantised_bytes
 }
 
 /// Bytes of the optimizer's state of everything trained.

@@ -4,8 +4,8 @@ use tch::Kind;
 
 use super::attention::goes_back_alone;
 use super::card::Card;
-use crate::config::{Activations, Adapter, Base, Dtype, Memory, Recipe, Whole};
-use crate::model::{Footprint, ModelConfig};
+use crate::config::{Activations, Adapter, Base, Dtype, Memory, Recipe};
+use crate::model::{Footprint, ModelConfig, nf4_bytes};
 
 /// A parameter that is trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Sizes {
     pub block_matrices: u64,
     /// Parameters of the base that are held in NF4.
     pub quantised: u64,
+    /// Bytes of those.
+    pub quantised_bytes: u64,
     /// Parameters of adapters.
     pub adapters: u64,
     /// What is trained.
@@ -49,14 +51,18 @@ impl Sizes {
         let all: Vec<(String, Vec<usize>)> = config.expected_tensors();
         let is_block_matrix = |name: &str| name.ends_with("_proj.weight");
         let numel = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
-        let (mut block_matrices, mut trained) = (0, Vec::new());
+        let in_nf4 = adapter.is_some_and(|it| it.base == Base::Nf4);
+        let (mut block_matrices, mut quantised_bytes, mut trained) = (0, 0, Vec::new());
         for (name, shape) in &all {
-            block_matrices += if is_block_matrix(name) { numel(shape) } else { 0 };
-            if adapter.is_none_or(|adapter| trains_whole(adapter, name)) {
+            if is_block_matrix(name) {
+                block_matrices += numel(shape);
+                quantised_bytes += if in_nf4 { nf4_bytes(numel(shape)) } else { 0 };
+            }
+            if adapter.is_none_or(|adapter| adapter.trains_whole(name)) {
                 trained.push(Trained { name: name.clone(), numel: numel(shape) });
             }
-            if let (Some(adapter), [out, into]) = (adapter.filter(|it| targets(it, name)), shape.as_slice()) {
-                let base = name.trim_end_matches(".weight");
+            let base = name.trim_end_matches(".weight");
+            if let (Some(adapter), [out, into]) = (adapter.filter(|it| it.has_target(base)), shape.as_slice()) {
                 let rank = adapter.rank as u64;
                 trained.push(Trained { name: format!("{base}.lora_A.weight"), numel: rank * *into as u64 });
                 trained.push(Trained { name: format!("{base}.lora_B.weight"), numel: rank * *out as u64 });
@@ -64,7 +70,7 @@ impl Sizes {
         }
         let is_adapter = |it: &&Trained| it.name.contains(".lora_");
         let adapters = trained.iter().filter(is_adapter).map(|it| it.numel).sum();
-        let quantised = if adapter.is_some_and(|it| it.base == Base::Nf4) { block_matrices } else { 0 };
+        let quantised = if in_nf4 { block_matrices } else { 0 };
         Self {
             footprint: Footprint::of(config, kind),
             attention_alone: true,
@@ -73,6 +79,7 @@ impl Sizes {
             parameters: all.iter().map(|(_, shape)| numel(shape)).sum(),
             block_matrices,
             quantised,
+            quantised_bytes,
             adapters,
             trained,
         }
@@ -118,19 +125,5 @@ impl Sizes {
     pub fn trains_head(&self) -> bool {
         let head = if self.tied { EMBEDDING } else { "lm_head.weight" };
         self.trained.iter().any(|it| it.name == head)
-    }
-}
-
-/// Whether a projection of a block has an adapter.
-fn targets(adapter: &Adapter, name: &str) -> bool {
-    let own = name.trim_end_matches(".weight").rsplit('.').next().unwrap_or(name);
-    adapter.targets.iter().any(|target| target == own)
-}
-
-/// Whether a parameter of the base is trained beside the adapters.
-fn trains_whole(adapter: &Adapter, name: &str) -> bool {
-    match name {
-        EMBEDDING | "lm_head.weight" => adapter.also.contains(&Whole::Embedding),
-        name => name.ends_with("norm.weight") && adapter.also.contains(&Whole::Norms),
     }
 }
