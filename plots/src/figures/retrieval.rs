@@ -187,7 +187,11 @@ fn map(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, models: &[&Model
         Cell::NotRun => None,
     });
     let (least, most) = counts.fold((u64::MAX, 0), |(l, m), c| (l.min(c), m.max(c)));
-    let trials = if least == most { least.to_string() } else { format!("{least} to {most}") };
+    let trials = match (least, most) {
+        (1, 1) => "1 trial".to_owned(),
+        (least, most) if least == most => format!("{most} trials"),
+        (least, most) => format!("{least} to {most} trials"),
+    };
     let task = &named(protocol);
     let things = if protocol.task == "passkey" { "keys found" } else { "answers right" };
     let subtitle = match one {
@@ -195,7 +199,7 @@ fn map(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, models: &[&Model
             format!("Percent of {things}; below it the trials and the 95 % Wilson interval. Hatched: not run.")
         }
         None => format!(
-            "Percent of {things}, {trials} trials a cell; intervals stand in each variant's own figure and table. \
+            "Percent of {things}, {trials} a cell; intervals stand in each variant's own figure and table. \
              Hatched: not run."
         ),
     };
