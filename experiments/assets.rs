@@ -18,6 +18,11 @@ pub fn tokenizer() -> PathBuf {
     folder().join("tokenizer")
 }
 
+/// A file as the user gave it, or the asset that `bundled:NAME` stands for.
+pub fn file(path: &str) -> PathBuf {
+    path.strip_prefix("bundled:").map_or_else(|| PathBuf::from(path), |name| folder().join(name))
+}
+
 /// A path as the user gave it, or the folder that `bundled:train` and `bundled:heldout` stand for.
 pub fn text(path: &str) -> PathBuf {
     match path.strip_prefix("bundled:") {

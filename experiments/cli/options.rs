@@ -21,9 +21,9 @@ pub struct ModelOptions {
     /// Attention backend: auto, the fastest that is right for device and problem, or a name that `bowline doctor` lists
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub backend: String,
-    /// Read the model by a method without training: pi, ntk, dynamic-ntk, yarn, dynamic-yarn or ntk-by-parts with
-    /// `:factor=N`, `abf:factor=N,base=B`, `longrope:factors=FILE`, `self-extend:group=G,window=W`, `rerope:window=W`, `lm-infinite:window=W,sinks=S`,
-    /// `streaming:window=W,sinks=S`, `dca:chunk=C,local=W`
+    /// Read the model by a method without training: pi, ntk, dynamic-ntk, yarn, dynamic-yarn, ntk-by-parts or
+    /// llama3 with `:factor=N`, `abf:factor=N,base=B`, `longrope:factors=FILE`, `self-extend:group=G,window=W`,
+    /// `rerope:window=W`, `lm-infinite:window=W,sinks=S`, `streaming:window=W,sinks=S`, `dca:chunk=C,local=W`
     #[arg(long, value_name = "NAME:OPTIONS")]
     pub method: Option<String>,
     /// Read long texts in pieces of N tokens: less memory, the same answers [default: 4096 of more than 8192]

@@ -10,6 +10,7 @@ use rope_scaling::hf::{ExtendError, Extension, LongRopeFactors};
 
 use super::layers::near;
 use super::recipe::PositionChange;
+use crate::assets;
 use crate::error::Failure;
 use crate::json::read_json;
 use crate::model::Extrapolation;
@@ -60,7 +61,7 @@ impl Method {
                 return Err(Wrong::Extension(ExtendError::NeedlessBase { name: name.to_owned(), base }));
             }
             ("longrope", Some(file)) => {
-                let factors = read_factors(Path::new(file)).map_err(Wrong::Factors)?;
+                let factors = read_factors(&assets::file(file)).map_err(Wrong::Factors)?;
                 let found = factors.factor;
                 (Extension::LongRope(factors), found)
             }
@@ -101,7 +102,7 @@ pub fn read_factors(path: &Path) -> Result<LongRopeFactors, Failure> {
 impl FromStr for Method {
     type Err = Failure;
 
-    /// `linear:factor=4` (`pi`, `ntk`, `dynamic-ntk`, `yarn`, `dynamic-yarn`, `ntk-by-parts` alike),
+    /// `linear:factor=4` (`pi`, `ntk`, `dynamic-ntk`, `yarn`, `dynamic-yarn`, `ntk-by-parts`, `llama3` alike),
     /// `abf:factor=4,base=500000`, `longrope:factors=FILE` (with `factor=4` where the file names none), or what
     /// [`Extrapolation`] reads.
     fn from_str(text: &str) -> Result<Self, Failure> {

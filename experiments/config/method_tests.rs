@@ -9,6 +9,7 @@ fn a_method_reads_back_from_its_spelling() {
         "yarn:factor=8",
         "dynamic-yarn:factor=8",
         "ntk-by-parts:factor=8",
+        "llama3:factor=8",
         "abf:factor=4,base=500000",
         "self-extend:group=4,window=128",
     ];

@@ -159,7 +159,8 @@ pub enum Dtype {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionChange {
-    /// `linear`, `ntk`, `dynamic-ntk`, `yarn`, `dynamic-yarn`, `ntk-by-parts`, `abf` or `longrope`.
+    /// `linear`, `ntk`, `dynamic-ntk`, `yarn`, `dynamic-yarn`, `ntk-by-parts`, `llama3`, `abf` or `longrope`;
+    /// `alibi-dynamic` for a model with ALiBi.
     pub method: String,
     /// How many times longer the context becomes.
     #[serde(default)]
@@ -167,7 +168,7 @@ pub struct PositionChange {
     /// The new base, for `abf`.
     #[serde(default)]
     pub base: Option<f64>,
-    /// File of LongRoPE's factors, for `longrope`; it may name the factor, too.
+    /// File of LongRoPE's factors (or `bundled:longrope-1024.json`), for `longrope`; it may name the factor, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factors: Option<String>,
 }

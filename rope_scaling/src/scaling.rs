@@ -150,6 +150,12 @@ impl RopeScaling {
         Self::NtkByParts { factor, beta_fast: 32.0, beta_slow: 1.0, truncate: true }
     }
 
+    /// Llama 3.1's scaling with the limits of its `config.json`: pairs of less than 1 turn in the original context are
+    /// interpolated, those of more than 4 kept.
+    pub fn llama3(factor: f64) -> Self {
+        Self::Llama3 { factor, low_freq_factor: 1.0, high_freq_factor: 4.0 }
+    }
+
     /// The scheme's name in reports and on the command line.
     pub fn name(&self) -> &'static str {
         match self {

@@ -257,6 +257,7 @@ proptest! {
             Extension::Yarn,
             Extension::NtkByParts,
             Extension::DynamicYarn,
+            Extension::Llama3,
         ];
         for method in methods {
             let by = extend(&plain, &method, Reach::Factor(times as f64)).unwrap();

@@ -23,6 +23,8 @@ pub enum Extension {
     NtkByParts,
     /// YaRN whose factor follows the length.
     DynamicYarn,
+    /// Llama 3.1's scaling by wavelength, with its limits of 1 and 4 turns.
+    Llama3,
     /// Adjusted base frequency (Xiong et al. 2023): another base, no scheme.
     Abf {
         /// The new base, above the old one.
@@ -36,7 +38,7 @@ pub enum Extension {
 
 impl Extension {
     /// Every name that [`Extension::named`] takes, and `longrope`.
-    pub const NAMES: [&str; 11] = [
+    pub const NAMES: [&str; 12] = [
         "linear",
         "pi",
         "ntk",
@@ -45,13 +47,14 @@ impl Extension {
         "yarn",
         "dynamic-yarn",
         "ntk-by-parts",
+        "llama3",
         "abf",
         "longrope",
         "alibi-dynamic",
     ];
 
     /// The extension called `name`: `linear` or `pi`, `ntk`, `dynamic` or `dynamic-ntk`, `yarn`, `dynamic-yarn`,
-    /// `ntk-by-parts`, `abf` (which needs `base`). LongRoPE is made of its factors, not of a name.
+    /// `ntk-by-parts`, `llama3`, `abf` (which needs `base`). LongRoPE is made of its factors, not of a name.
     ///
     /// # Errors
     ///
@@ -66,6 +69,7 @@ impl Extension {
             ("yarn", _) => Self::Yarn,
             ("dynamic-yarn", _) => Self::DynamicYarn,
             ("ntk-by-parts", _) => Self::NtkByParts,
+            ("llama3", _) => Self::Llama3,
             ("alibi-dynamic", _) => Self::AlibiDynamic,
             ("longrope", _) => return Err(ExtendError::NoFactors),
             _ => {
@@ -89,6 +93,7 @@ impl Extension {
             Self::Yarn => "yarn",
             Self::NtkByParts => "ntk-by-parts",
             Self::DynamicYarn => "dynamic-yarn",
+            Self::Llama3 => "llama3",
             Self::LongRope(_) => "longrope",
             Self::AlibiDynamic => "alibi-dynamic",
             Self::Abf { .. } => "abf",
@@ -197,6 +202,7 @@ pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<H
         Extension::Yarn => RopeScaling::yarn(factor),
         Extension::NtkByParts => RopeScaling::ntk_by_parts(factor),
         Extension::DynamicYarn => RopeScaling::dynamic_yarn(factor),
+        Extension::Llama3 => RopeScaling::llama3(factor),
         Extension::AlibiDynamic => return Err(ExtendError::NeedsAlibi),
         Extension::LongRope(factors) => longrope(factors, factor, &extended)?,
         &Extension::Abf { base } => {

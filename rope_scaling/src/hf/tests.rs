@@ -383,3 +383,14 @@ fn alibi_configs_read_with_both_scalings() {
     assert!(plain.extended("linear", Reach::Factor(0.5)).is_err());
     one_error(json!({"position_embedding_type": "alibi"}), "/position_embedding_type", "ALiBi");
 }
+
+#[test]
+fn the_method_llama3_has_the_limits_of_the_published_config() {
+    // As in the config.json of Llama 3.1.
+    let published = json!({"type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
+        "original_max_position_embeddings": 8192});
+    let plain = HfPositions::plain(128, 500_000.0, 8192).unwrap();
+    let extended = extend(&plain, &Extension::named("llama3", None).unwrap(), Reach::Factor(8.0)).unwrap();
+    let read = read(json!({"rope_theta": 500_000, "rope_scaling": published}));
+    assert_eq!((&extended.scaling, extended.geometry.original_context()), (&read.scaling, 8192));
+}
