@@ -341,3 +341,56 @@ fn a_report_written_as_json_is_drawn_from_its_file() {
     assert_eq!(loaded.rows[1..], report.rows[1..]);
     assert!(render(&[named("run", loaded)], folder.path()).unwrap().html.exists());
 }
+
+/// The small report with `count` copies of its trained variant beside the base.
+fn crowded(count: usize) -> Report {
+    let mut report = small();
+    let (variants, rows) = (report.variants.clone(), report.rows.clone());
+    report.position_loss.clear();
+    report.spectra.clear();
+    report.training.clear();
+    for index in 1..count {
+        let name = format!("copy-{index}");
+        let of_copy = |v: &str| v == "yarn-trained";
+        report.variants.extend(variants.iter().filter(|v| of_copy(&v.name)).cloned().map(|mut v| {
+            v.name.clone_from(&name);
+            v
+        }));
+        report.rows.extend(rows.iter().filter(|r| of_copy(&r.variant)).cloned().map(|mut r| {
+            r.variant.clone_from(&name);
+            r
+        }));
+    }
+    report
+}
+
+#[test]
+fn intervals_of_more_lines_than_can_be_told_apart_stand_in_the_table_alone() {
+    let specification = |count: usize| {
+        let (folder, _rendered) = drawn(crowded(count));
+        fs::read_to_string(folder.path().join("figures/perplexity-p2.vl.json")).unwrap()
+    };
+    let few = specification(11);
+    assert!(few.contains("\"area\"") && few.contains("bands are 95 % intervals"));
+    let many = specification(12);
+    assert!(!many.contains("\"area\"") && many.contains("the 95 % intervals of 13 lines stand in the table alone"));
+}
+
+#[test]
+fn one_table_serves_two_averages_that_are_the_same() {
+    let mut report = small();
+    // A caption stands in its table and in the table's label.
+    let tables = |report: Report| page(&drawn(report).1).matches("by context length, protocol P2").count() / 2;
+    assert_eq!(tables(report.clone()), 2, "the sample's averages differ by 1.2 %");
+    let ours: Vec<Row> = report.rows.iter().filter(|r| r.metric == "perplexity").cloned().collect();
+    for row in report.rows.iter_mut().filter(|r| r.metric == "perplexity_published") {
+        let same =
+            ours.iter().find(|r| (&r.variant, r.length, &r.protocol) == (&row.variant, row.length, &row.protocol));
+        let same = same.unwrap();
+        (row.value, row.low, row.high) = (same.value, same.low, same.high);
+    }
+    assert_eq!(tables(report.clone()), 1);
+    // One number apart is two tables again.
+    report.rows.iter_mut().find(|r| r.metric == "perplexity_published").unwrap().value += 0.01;
+    assert_eq!(tables(report), 2);
+}

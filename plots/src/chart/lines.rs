@@ -152,6 +152,7 @@ fn intervals(scene: &mut Scene, chart: &LineChart, series: &Series, frame: &Fram
     match chart.intervals {
         Intervals::Band => band(scene, chart, series, frame),
         Intervals::Bars => bars(scene, chart, series, frame),
+        Intervals::Hidden => {}
     }
 }
 

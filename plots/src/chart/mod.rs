@@ -107,6 +107,8 @@ pub(crate) enum Intervals {
     Band,
     /// As bars, with the series set slightly apart.
     Bars,
+    /// Not in the chart.
+    Hidden,
 }
 
 /// How names are attached.

@@ -58,22 +58,24 @@ fn lines(chart: &LineChart) -> Value {
     let mut low = channel(&chart.y, "low");
     low["title"] = y["title"].clone();
     let interval = match chart.intervals {
-        Intervals::Band => json!({ "type": "area", "opacity": 0.13, "clip": true }),
-        Intervals::Bars => json!({ "type": "rule", "clip": true }),
+        Intervals::Band => Some(json!({ "type": "area", "opacity": 0.13, "clip": true })),
+        Intervals::Bars => Some(json!({ "type": "rule", "clip": true })),
+        Intervals::Hidden => None,
     };
+    let intervals = interval.map(
+        |mark| json!({ "mark": mark, "encoding": { "x": x, "y": low, "y2": { "field": "high" }, "color": color } }),
+    );
     let rules = chart.verticals.iter().map(|r| {
         json!({
             "data": { "values": [{ "x": r.at }] }, "mark": { "type": "rule", "strokeDash": r.dash, "color": "#767E87" },
             "encoding": { "x": channel(&chart.x, "x") },
         })
     });
-    let mut layers = vec![
-        json!({ "mark": interval, "encoding": { "x": x, "y": low, "y2": { "field": "high" }, "color": color } }),
-        json!({
-            "mark": { "type": "line", "clip": true }, "transform": without(chart, Draws::Markers),
-            "encoding": { "x": x, "y": y, "color": color, "strokeDash": dash },
-        }),
-    ];
+    let mut layers: Vec<Value> = intervals.into_iter().collect();
+    layers.push(json!({
+        "mark": { "type": "line", "clip": true }, "transform": without(chart, Draws::Markers),
+        "encoding": { "x": x, "y": y, "color": color, "strokeDash": dash },
+    }));
     if chart.markers > 0 {
         layers.push(json!({
             "mark": { "type": "point", "clip": true }, "transform": without(chart, Draws::Line),

@@ -14,7 +14,7 @@ mod training;
 use std::collections::BTreeSet;
 
 use crate::chart::heat::{ORIGINAL, TRAINED};
-use crate::chart::{Figure, Rule, Series};
+use crate::chart::{Figure, Intervals, Rule, Series};
 use crate::study::Study;
 use crate::ticks;
 
@@ -121,6 +121,18 @@ fn key(series: &[Series]) -> &'static str {
         ""
     } else {
         " Solid lines and filled marks: after continued pretraining; dashed and hollow: without."
+    }
+}
+
+/// Most lines whose intervals are drawn; those of more hide each other.
+const MOST_WITH_INTERVALS: usize = 12;
+
+/// How intervals of so many lines are drawn when `usual` is the way, and `words` or what the subtitle says instead.
+fn drawn(usual: Intervals, words: &str, lines: usize) -> (Intervals, String) {
+    if lines <= MOST_WITH_INTERVALS {
+        (usual, words.to_owned())
+    } else {
+        (Intervals::Hidden, format!("the 95 % intervals of {lines} lines stand in the table alone"))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Perplexity against context length, one figure a protocol.
 
+use eval::report::Row;
+
 use super::tables;
-use super::{Part, ceiling, context_rules, key, listed};
+use super::{Part, ceiling, context_rules, drawn, key, listed};
 use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
 use crate::study::{Protocol, Study};
 use crate::ticks;
@@ -9,18 +11,26 @@ use crate::ticks;
 /// The metric that is drawn; others have tables.
 pub(crate) const DRAWN: &str = "perplexity";
 
+/// The average of the protocol's paper.
+const PUBLISHED: &str = "perplexity_published";
+
+/// Heading of a table that serves both averages.
+const BOTH: &str =
+    "Perplexity (every token weighs the same, and so it does in the protocol's paper: one table for both)";
+
 /// Figure and tables of every protocol.
 pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
     let mut parts = Vec::new();
     for protocol in study.protocols(true) {
         let metrics = study.metrics(protocol);
-        let drawn = if metrics.contains(&DRAWN) { Some(DRAWN) } else { metrics.first().copied() };
-        if let Some(figure) = drawn.and_then(|metric| figure(study, protocol, metric)) {
+        let shown = if metrics.contains(&DRAWN) { Some(DRAWN) } else { metrics.first().copied() };
+        if let Some(figure) = shown.and_then(|metric| figure(study, protocol, metric)) {
             parts.push(Part::Figure(Box::new(figure)));
         }
-        for metric in metrics {
-            let caption =
-                format!("{} by context length, protocol {}.{}", heading(metric), protocol.name, how(study, protocol));
+        let both = alike(study, protocol);
+        for metric in metrics.into_iter().filter(|&metric| !(both && metric == PUBLISHED)) {
+            let heading = if both && metric == DRAWN { BOTH.to_owned() } else { heading(metric) };
+            let caption = format!("{heading} by context length, protocol {}.{}", protocol.name, how(study, protocol));
             parts.extend(tables::by_length(study, protocol, metric, &caption).map(Part::Table));
         }
     }
@@ -29,10 +39,20 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
 
 fn heading(metric: &str) -> String {
     match metric {
-        "perplexity" => "Perplexity (every token weighs the same)".to_owned(),
-        "perplexity_published" => "Perplexity as published (averaged the way the protocol's paper does)".to_owned(),
+        DRAWN => "Perplexity (every token weighs the same)".to_owned(),
+        PUBLISHED => "Perplexity as published (averaged the way the protocol's paper does)".to_owned(),
         other => other.to_owned(),
     }
+}
+
+/// Whether both averages are the same everywhere, interval included.
+fn alike(study: &Study<'_>, protocol: Protocol<'_>) -> bool {
+    study.models.iter().all(|model| {
+        let of = |metric| study.by_length(model, protocol, metric);
+        let (ours, published) = (of(DRAWN), of(PUBLISHED));
+        let same = |(a, b): (&&Row, &&Row)| (a.length, a.value, a.low, a.high) == (b.length, b.value, b.low, b.high);
+        ours.len() == published.len() && ours.iter().zip(&published).all(same)
+    })
 }
 
 /// Which variants were computed in which way, where rows say so.
@@ -72,14 +92,14 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
     let lengths = series.iter().flat_map(|s| s.points.iter().map(|p| p.x));
     let x = Axis::of_lengths("context length (tokens)", lengths.clone());
     let description = description(&series, protocol);
-    let subtitle =
-        format!("Lower is better; bands are 95 % intervals over documents; both axes are logarithmic.{}", key(&series));
+    let (intervals, words) = drawn(Intervals::Band, "bands are 95 % intervals over documents", series.len());
+    let subtitle = format!("Lower is better; {words}; both axes are logarithmic.{}", key(&series));
     let chart = LineChart {
         x,
         y: y_axis(&series, ceiling(inside.into_iter(), all.into_iter())),
         verticals: context_rules(study),
         horizontals: Vec::new(),
-        intervals: Intervals::Band,
+        intervals,
         naming: Naming::Direct,
         overflow: Overflow::Each,
         markers: 40,

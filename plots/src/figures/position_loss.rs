@@ -2,7 +2,7 @@
 
 use eval::report::PositionLoss;
 
-use super::{Part, Table, TableCell, ceiling, context_rules, key};
+use super::{Part, Table, TableCell, ceiling, context_rules, drawn, key};
 use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
 use crate::study::{Model, Study, distinct};
 use crate::ticks;
@@ -71,9 +71,10 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
     }
     let room = ((high - low) * 0.06).max(0.02);
     let documents = curves.iter().map(|(_, c)| c.documents).max().unwrap_or(0);
+    let (intervals, words) = drawn(Intervals::Band, "bands are 95 % bootstrap intervals", series.len());
     let subtitle = format!(
-        "Mean loss of the tokens in each stretch of positions, passes of {} tokens over {documents} documents; bands are \
-         95 % bootstrap intervals. The first positions are in the table alone.{}",
+        "Mean loss of the tokens in each stretch of positions, passes of {} tokens over {documents} documents; {words}. \
+         The first positions are in the table alone.{}",
         ticks::count(length as u64),
         key(&series)
     );
@@ -94,7 +95,7 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
         y,
         verticals: context_rules(study),
         horizontals: Vec::new(),
-        intervals: Intervals::Band,
+        intervals,
         naming: Naming::Direct,
         overflow: Overflow::Highest,
         markers: 14,

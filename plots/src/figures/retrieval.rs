@@ -281,8 +281,10 @@ fn lines(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -
     let ends: Vec<String> =
         ends.map(|(s, p)| format!("{}: {} % at {} tokens", s.label, ticks::percent(p.y), p.x)).collect();
     let threshold = threshold(study, protocol).filter(|_| metric == DRAWN);
+    let bars = "bars are 95 % Wilson intervals, and variants are set slightly apart so that bars can be told apart";
+    let (intervals, said) = super::drawn(Intervals::Bars, bars, series.len());
     let subtitle = format!(
-        "{}, {}. Bars are 95 % Wilson intervals; variants are set slightly apart so that bars can be told apart.{}{}",
+        "{}, {}; {said}.{}{}",
         words(metric),
         protocol.name,
         key(&series),
@@ -295,7 +297,7 @@ fn lines(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -
         y: Axis::of_shares("accuracy"),
         verticals: context_rules(study),
         horizontals: threshold.map(threshold_rule).into_iter().collect(),
-        intervals: Intervals::Bars,
+        intervals,
         naming: Naming::Direct,
         overflow: Overflow::Each,
         markers: 40,
