@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bowline::model::{Llama, ModelConfig, ModelFolder, Pass};
 use bowline::train::{AdamConfig, AdamW, Decayed, summed_loss};
+use eval::LanguageModel;
 use rope_scaling::Precision;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
@@ -46,6 +47,13 @@ fn every_case_scores_as_the_independent_forward_pass_does() {
                 .unwrap_or_else(|mismatch| panic!("{name} on {backend}: {mismatch}"));
         }
         let model = load(folder.path(), "libtorch", Kind::Float);
+        for piece in [1, 7] {
+            let reader = model.reader().with_chunk(Some(piece));
+            let scores = reader.score(&tokens, 1..tokens.len()).unwrap();
+            let nll: Vec<f64> = scores.iter().map(|score| -f64::from(score.log_prob)).collect();
+            same(&nll, &numbers(&record["nll"]), tolerance())
+                .unwrap_or_else(|mismatch| panic!("{name} in pieces of {piece}: {mismatch}"));
+        }
         let kept = model.reader().kept(&tokens, tokens.len()).unwrap().next_logits();
         let logits: Vec<f64> = kept.into_iter().map(f64::from).collect();
         same(&logits, &numbers(&record["last_logits"]), tolerance()).unwrap_or_else(|m| panic!("{name}: {m}"));

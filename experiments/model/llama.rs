@@ -82,8 +82,7 @@ impl Llama {
         if let Some(cache) = cache {
             cache.advance(tokens.size()[1]);
         }
-        // Scaled here, and not at the logits, so that whoever multiplies by the head itself need not know of it.
-        Ok(scaled(self.norm.forward(&x), self.config.mup.logits_scale()))
+        Ok(self.normed(&x))
     }
 
     /// What this model needs of a position plan, on its device.
@@ -103,8 +102,14 @@ impl Llama {
         Ok(scaled(self.norm.recorded(&x)?, self.config.mup.logits_scale()))
     }
 
+    /// Hidden states after the last block as the head reads them. muP's scale of logits is among them, so that whoever multiplies
+    /// by the head itself need not know of it.
+    pub(super) fn normed(&self, x: &Tensor) -> Tensor {
+        scaled(self.norm.forward(x), self.config.mup.logits_scale())
+    }
+
     /// Embeddings `[batch, length, hidden]` of tokens, as the first block reads them.
-    fn embedded(&self, tokens: &Tensor) -> Tensor {
+    pub(super) fn embedded(&self, tokens: &Tensor) -> Tensor {
         scaled(Tensor::embedding(&self.embedding, tokens, -1, false, false), self.config.mup.embeddings_scale)
     }
 

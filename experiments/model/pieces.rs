@@ -52,7 +52,7 @@ impl Llama {
         if piece >= length {
             return self.hidden_from(tokens, &causal(plan, 0), None, from);
         }
-        let x = Tensor::embedding(&self.embedding, tokens, -1, false, false); // [batch, length, hidden]
+        let x = self.embedded(tokens); // [batch, length, hidden]
         for (index, block) in self.blocks.iter().enumerate() {
             let wanted = if index + 1 == self.blocks.len() { from } else { 0 };
             let mut held = KvCache::of_one_block(&self.config, (batch, length), plan.fingerprint(), &x)?;
@@ -67,7 +67,7 @@ impl Llama {
                 x.narrow(1, start + from, count - from).f_copy_(&output)?;
             }
         }
-        Ok(self.norm.forward(&x.narrow(1, from, length - from).contiguous()))
+        Ok(self.normed(&x.narrow(1, from, length - from).contiguous()))
     }
 
     /// As [`Llama::hidden_from`] for causal reading behind what `cache` holds, in pieces of at most `piece` tokens.
