@@ -18,6 +18,7 @@ use crate::chart::{Figure, Intervals, Rule, Series};
 use crate::study::Study;
 use crate::ticks;
 
+pub(crate) use perplexity::{KEY_TOKENS, RATIO, headline};
 pub(crate) use retrieval::{named, of_ruler};
 pub(crate) use tables::{Table, TableCell, beyond, cell, shared_count, small_print};
 

@@ -5,7 +5,7 @@ use eval::report::Row;
 use super::tables;
 use super::{Part, ceiling, context_rules, drawn, key, listed};
 use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
-use crate::study::{Protocol, Study};
+use crate::study::{Protocol, Study, distinct};
 use crate::ticks;
 
 /// The metric that is drawn; others have tables.
@@ -13,6 +13,12 @@ pub(crate) const DRAWN: &str = "perplexity";
 
 /// The average of the protocol's paper.
 const PUBLISHED: &str = "perplexity_published";
+
+/// LongPPL itself.
+pub(crate) const KEY_TOKENS: &str = "perplexity_key_tokens";
+
+/// What a short text costs.
+pub(crate) const RATIO: &str = "perplexity_ratio";
 
 /// Heading of a table that serves both averages.
 const BOTH: &str =
@@ -23,7 +29,8 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
     let mut parts = Vec::new();
     for protocol in study.protocols(true) {
         let metrics = study.metrics(protocol);
-        let shown = if metrics.contains(&DRAWN) { Some(DRAWN) } else { metrics.first().copied() };
+        let headline = headline(protocol);
+        let shown = if metrics.contains(&headline) { Some(headline) } else { metrics.first().copied() };
         if let Some(figure) = shown.and_then(|metric| figure(study, protocol, metric)) {
             parts.push(Part::Figure(Box::new(figure)));
         }
@@ -40,8 +47,19 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
 fn heading(metric: &str) -> String {
     match metric {
         DRAWN => "Perplexity (every token weighs the same)".to_owned(),
+        KEY_TOKENS => "Perplexity of the tokens that need a long context".to_owned(),
+        RATIO => "Perplexity over that of the model before its extension".to_owned(),
         PUBLISHED => "Perplexity as published (averaged the way the protocol's paper does)".to_owned(),
         other => other.to_owned(),
+    }
+}
+
+/// The metric that a protocol is there for.
+pub(crate) fn headline(protocol: Protocol<'_>) -> &'static str {
+    match protocol.name {
+        "LongPPL" => KEY_TOKENS,
+        name if name.ends_with(" short") => RATIO,
+        _ => DRAWN,
     }
 }
 
@@ -50,7 +68,11 @@ fn alike(study: &Study<'_>, protocol: Protocol<'_>) -> bool {
     study.models.iter().all(|model| {
         let of = |metric| study.by_length(model, protocol, metric);
         let (ours, published) = (of(DRAWN), of(PUBLISHED));
-        let same = |(a, b): (&&Row, &&Row)| (a.length, a.value, a.low, a.high) == (b.length, b.value, b.low, b.high);
+        // Up to the order in which they were summed.
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs();
+        let same = |(a, b): (&&Row, &&Row)| {
+            a.length == b.length && near(a.value, b.value) && near(a.low, b.low) && near(a.high, b.high)
+        };
         ours.len() == published.len() && ours.iter().zip(&published).all(same)
     })
 }
@@ -86,7 +108,8 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
         let points = rows.iter().map(|r| Datum::new(r.length as f64, r.value, r.low, r.high)).collect();
         series.push(Series { label: model.label.clone(), style: model.style, points });
     }
-    if series.is_empty() {
+    // Points at one length are no curve.
+    if distinct(series.iter().flat_map(|s: &Series| s.points.iter().map(|p| p.x as usize))).len() < 2 {
         return None;
     }
     let lengths = series.iter().flat_map(|s| s.points.iter().map(|p| p.x));
@@ -96,7 +119,7 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
     let subtitle = format!("Lower is better; {words}; both axes are logarithmic.{}", key(&series));
     let chart = LineChart {
         x,
-        y: y_axis(&series, ceiling(inside.into_iter(), all.into_iter())),
+        y: y_axis(&series, heading_of_axis(metric), ceiling(inside.into_iter(), all.into_iter())),
         verticals: context_rules(study),
         horizontals: Vec::new(),
         intervals,
@@ -114,20 +137,22 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
     })
 }
 
+fn heading_of_axis(metric: &str) -> &'static str {
+    match metric {
+        KEY_TOKENS => "perplexity of key tokens",
+        RATIO => "perplexity over that before",
+        _ => "perplexity",
+    }
+}
+
 /// From just below the lowest number or interval to the ceiling, or to the intervals of points below it.
-fn y_axis(series: &[Series], ceiling: f64) -> Axis {
+fn y_axis(series: &[Series], label: &str, ceiling: f64) -> Axis {
     let kept = series.iter().flat_map(|s| &s.points).filter(|p| p.y.is_finite() && p.y > 0.0 && p.y <= ceiling);
     let ends = kept.flat_map(|p| [Some(p.y), p.interval.map(|i| i.0), p.interval.map(|i| i.1)]).flatten();
     let (low, high) = ends.filter(|v| *v > 0.0).fold((f64::INFINITY, 0.0_f64), |(l, h), v| (l.min(v), h.max(v)));
     let (low, high) = if low <= high { (low, high.min(ceiling * 1.4)) } else { (1.0, 10.0) };
     let room = (high / low).powf(0.05).max(1.015);
-    Axis {
-        label: "perplexity".to_owned(),
-        scale: Scale::Log10,
-        format: Format::Number,
-        low: low / room,
-        high: high * room,
-    }
+    Axis { label: label.to_owned(), scale: Scale::Log10, format: Format::Number, low: low / room, high: high * room }
 }
 
 fn description(series: &[Series], protocol: Protocol<'_>) -> String {

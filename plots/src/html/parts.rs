@@ -69,6 +69,34 @@ fn cell(cell: &TableCell) -> String {
     }
 }
 
+/// Numbers of a list that a cell shows one by one.
+const SHOWN_NUMBERS: usize = 4;
+
+/// `text` with every longer list of numbers, such as LongRoPE's divisors, told by its size and ends; the report has them all.
+fn with_short_lists(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, list, after)) =
+        rest.split_once('[').and_then(|(before, from)| from.split_once(']').map(|(list, after)| (before, list, after)))
+    {
+        let numbers: Option<Vec<f64>> = list.split(',').map(|number| number.trim().parse().ok()).collect();
+        out.push_str(before);
+        match numbers.filter(|numbers| numbers.len() > SHOWN_NUMBERS) {
+            Some(numbers) => {
+                let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
+                let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let ends = format!("{} to {}", ticks::measured(least), ticks::measured(most));
+                let _ = write!(out, "[{} numbers, {ends}]", numbers.len());
+            }
+            None => {
+                let _ = write!(out, "[{list}]");
+            }
+        }
+        rest = after;
+    }
+    out + rest
+}
+
 /// What was compared.
 pub(super) fn variants(study: &Study<'_>) -> String {
     if study.models.is_empty() {
@@ -95,7 +123,7 @@ pub(super) fn variants(study: &Study<'_>) -> String {
             escaped(&model.label),
             escaped(&v.description),
             escaped(&v.scheme),
-            escaped(&v.parameters),
+            escaped(&with_short_lists(&v.parameters)),
             length(v.original_context),
             length(v.trained_context),
             if v.trained_tokens == 0 { "none".to_owned() } else { ticks::count(v.trained_tokens) },
@@ -104,4 +132,17 @@ pub(super) fn variants(study: &Study<'_>) -> String {
     }
     out.push_str("</tbody>\n</table>\n</div>\n</section>\n");
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_told_by_its_size_and_ends() {
+        let text = "long_factor = [1.02,1.03,2.5,4.0,4.19], short = [1,2], factor = 4.0, odd = [a,b,c,d,e], open = [1";
+        let short =
+            "long_factor = [5 numbers, 1.020 to 4.190], short = [1,2], factor = 4.0, odd = [a,b,c,d,e], open = [1";
+        assert_eq!(with_short_lists(text), short);
+    }
 }

@@ -3,7 +3,11 @@
 use eval::report::Row;
 
 use super::{escaped, parts};
-use crate::figures::{Table, TableCell, beyond, capital, cell, listed, named, of_ruler, shared_count, small_print};
+
+use crate::figures::{
+    KEY_TOKENS, RATIO, Table, TableCell, beyond, capital, cell, headline, listed, named, of_ruler, shared_count,
+    small_print,
+};
 use crate::study::{Model, Protocol, Study, distinct};
 use crate::ticks;
 
@@ -53,6 +57,14 @@ fn longest_trained(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> O
     key_lengths(study, protocol, metric).into_iter().filter(|l| *l <= aim).max()
 }
 
+/// Names that a sentence lists one by one.
+const LISTED: usize = 6;
+
+/// Names in a row, or how many there are where a sentence would be nothing but names.
+fn listed_or_counted(names: &[String], of: usize) -> String {
+    if names.len() <= LISTED { listed(names) } else { format!("{} of {of} variants", names.len()) }
+}
+
 /// The first variant that was not extended, with its shortest key length and its longest measured one.
 fn unchanged<'s, 'a>(
     study: &'s Study<'a>,
@@ -93,7 +105,12 @@ fn along<'a>(
 }
 
 fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
-    let metric = "perplexity";
+    let metric = headline(protocol);
+    let what = match metric {
+        RATIO => return short_text(study, protocol),
+        KEY_TOKENS => "Perplexity of key tokens",
+        _ => "Perplexity",
+    };
     let mut out = Vec::new();
     if let Some((model, first, last)) = unchanged(study, protocol, metric) {
         let change = if last.value.is_finite() && first.value > 0.0 {
@@ -102,7 +119,7 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
             "no longer a number".to_owned()
         };
         out.push(format!(
-            "Perplexity ({}): {}, not extended, has {}: {change}.",
+            "{what} ({}): {}, not extended, has {}: {change}.",
             protocol.name,
             model.label,
             along(study, model, protocol, metric, |r| ticks::measured(r.value))
@@ -128,10 +145,10 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     let settled = match near.len() {
         0 if found.len() > 1 => " No other interval reaches its own.".to_owned(),
         0 => String::new(),
-        _ => format!(" The intervals of {} overlap with its own.", listed(&near)),
+        _ => format!(" The intervals of {} overlap with its own.", listed_or_counted(&near, found.len())),
     };
     out.push(format!(
-        "Perplexity ({}) at {} tokens, {}, is lowest for {}: {}, 95 % interval {}{against}.{settled}",
+        "{what} ({}) at {} tokens, {}, is lowest for {}: {}, 95 % interval {}{against}.{settled}",
         protocol.name,
         ticks::tokens(length),
         study.aim().1,
@@ -140,6 +157,28 @@ fn perplexity(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
         ticks::interval(row.low, row.high)
     ));
     out
+}
+
+/// What short text costs: the least and the most.
+fn short_text(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
+    let Some(length) = longest_trained(study, protocol, RATIO) else { return Vec::new() };
+    let mut found: Vec<Measured<'_, '_>> = at(study, protocol, RATIO, length);
+    // What was not changed costs nothing.
+    found.retain(|(m, r)| r.value.is_finite() && m.variant.scheme != "default");
+    found.sort_by(|a, b| a.1.value.total_cmp(&b.1.value));
+    let (Some((cheap, least)), Some((dear, most))) = (found.first(), found.last()) else { return Vec::new() };
+    let times = |r: &Row| format!("{} times (95 % interval {} to {})", ratio(r.value), ratio(r.low), ratio(r.high));
+    let mut words = format!(
+        "Short text ({}) at {} tokens: {} has {} the perplexity of the model before",
+        protocol.name,
+        ticks::tokens(length),
+        cheap.label,
+        times(least)
+    );
+    if found.len() > 1 {
+        words.push_str(&format!(", {} {}", dear.label, times(most)));
+    }
+    vec![words + "."]
 }
 
 fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
@@ -158,23 +197,22 @@ fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     let top = found.iter().map(|(_, r)| r.value).filter(|v| v.is_finite()).fold(f64::NEG_INFINITY, f64::max);
     let best: Vec<String> = found.iter().filter(|(_, r)| r.value >= top).map(|(m, _)| m.label.clone()).collect();
     if let Some((_, row)) = found.iter().find(|(_, r)| r.value >= top) {
-        let range = format!("{} to {} %", ticks::percent(row.low), ticks::percent(row.high));
-        out.push(format!(
-            "{} ({}) at {} tokens, {}: most are found by {}, {}, 95 % interval {range}.",
-            task,
-            protocol.name,
-            ticks::tokens(length),
-            study.aim().1,
-            listed(&best),
-            share(row)
-        ));
+        let range =
+            format!("{}, 95 % interval {} to {} %", share(row), ticks::percent(row.low), ticks::percent(row.high));
+        let who = match (top > 0.0, best.len()) {
+            (false, 1) => format!("{} finds none", best[0]),
+            (false, _) => "no variant finds any".to_owned(),
+            (true, _) => format!("most are found by {}", listed_or_counted(&best, found.len())),
+        };
+        let length = ticks::tokens(length);
+        out.push(format!("{task} ({}) at {length} tokens, {}: {who}, {range}.", protocol.name, study.aim().1));
     }
     out
 }
 
 /// One table for each protocol: key lengths, and for shares the pooled numbers within and beyond the window.
 fn tables(study: &Study<'_>) -> Vec<Table> {
-    let perplexity = study.protocols(true).into_iter().filter_map(|p| table(study, p, "perplexity"));
+    let perplexity = study.protocols(true).into_iter().filter_map(|p| table(study, p, headline(p)));
     let retrieval =
         study.protocols(false).into_iter().filter(|p| !of_ruler(*p)).filter_map(|p| table(study, p, "accuracy"));
     perplexity.chain(retrieval).collect()
