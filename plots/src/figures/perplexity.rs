@@ -3,7 +3,7 @@
 use eval::report::Row;
 
 use super::tables;
-use super::{Part, ceiling, context_rules, drawn, key, listed};
+use super::{Part, Table, ceiling, context_rules, drawn, key, listed};
 use crate::chart::{Axis, Chart, Datum, Figure, Format, Intervals, LineChart, Naming, Overflow, Scale, Series};
 use crate::study::{Protocol, Study, distinct};
 use crate::ticks;
@@ -35,10 +35,18 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
             parts.push(Part::Figure(Box::new(figure)));
         }
         let both = alike(study, protocol);
+        let ways = ways(study, protocol);
+        let told: String = if ways.len() > TOLD_WAYS {
+            String::new()
+        } else {
+            ways.iter().map(|(way, names)| format!(" Computed by {way}: {}.", listed(names))).collect()
+        };
         for metric in metrics.into_iter().filter(|&metric| !(both && metric == PUBLISHED)) {
             let heading = if both && metric == DRAWN { BOTH.to_owned() } else { heading(metric) };
-            let caption = format!("{heading} by context length, protocol {}.{}", protocol.name, how(study, protocol));
-            parts.extend(tables::by_length(study, protocol, metric, &caption).map(Part::Table));
+            let caption = format!("{heading} by context length, protocol {}.{told}", protocol.name);
+            let table = tables::by_length(study, protocol, metric, &caption);
+            let table = table.map(|table| if told.is_empty() { with_ways(table, &ways) } else { table });
+            parts.extend(table.map(Part::Table));
         }
     }
     parts
@@ -77,9 +85,11 @@ fn alike(study: &Study<'_>, protocol: Protocol<'_>) -> bool {
     })
 }
 
-/// Which variants were computed in which way, where rows say so.
-fn how(study: &Study<'_>, protocol: Protocol<'_>) -> String {
-    let mut ways: Vec<(&str, Vec<String>)> = Vec::new();
+/// Ways of computing with the names of the variants that were computed so, where rows say so.
+type Ways<'a> = Vec<(&'a str, Vec<String>)>;
+
+fn ways<'a>(study: &Study<'a>, protocol: Protocol<'a>) -> Ways<'a> {
+    let mut ways: Ways<'a> = Vec::new();
     for model in &study.models {
         for row in study.of(model, protocol, DRAWN) {
             let Some(way) = row.how.as_deref() else { continue };
@@ -92,7 +102,21 @@ fn how(study: &Study<'_>, protocol: Protocol<'_>) -> String {
             }
         }
     }
-    ways.iter().map(|(way, names)| format!(" Computed by {way}: {}.", listed(names))).collect()
+    ways
+}
+
+/// Most ways that a caption tells; of more each stands beside its variant.
+const TOLD_WAYS: usize = 3;
+
+/// The table with each variant's way beside its name.
+fn with_ways(mut table: Table, ways: &Ways<'_>) -> Table {
+    for row in &mut table.rows {
+        if let Some(head) = row.first_mut() {
+            let own = ways.iter().filter(|(_, names)| names.contains(&head.text)).map(|(way, _)| *way);
+            head.small = own.collect::<Vec<_>>().join("; ");
+        }
+    }
+    table
 }
 
 fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Figure> {

@@ -199,7 +199,8 @@ fn retrieval(study: &Study<'_>, protocol: Protocol<'_>) -> Vec<String> {
     if let Some((_, row)) = found.iter().find(|(_, r)| r.value >= top) {
         let range =
             format!("{}, 95 % interval {} to {} %", share(row), ticks::percent(row.low), ticks::percent(row.high));
-        let who = match (top > 0.0, best.len()) {
+        // A hundredth of a sample is nothing found.
+        let who = match (top * row.count as f64 >= 0.5, best.len()) {
             (false, 1) => format!("{} finds none", best[0]),
             (false, _) => "no variant finds any".to_owned(),
             (true, _) => format!("most are found by {}", listed_or_counted(&best, found.len())),
