@@ -39,7 +39,7 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
         let told: String = if ways.len() > TOLD_WAYS {
             String::new()
         } else {
-            ways.iter().map(|(way, names)| format!(" Computed by {way}: {}.", listed(names))).collect()
+            ways.iter().map(|(way, names)| format!(" Computed {}: {}.", said(way), listed(names))).collect()
         };
         for metric in metrics.into_iter().filter(|&metric| !(both && metric == PUBLISHED)) {
             let heading = if both && metric == DRAWN { BOTH.to_owned() } else { heading(metric) };
@@ -57,6 +57,7 @@ fn heading(metric: &str) -> String {
         DRAWN => "Perplexity (every token weighs the same)".to_owned(),
         KEY_TOKENS => "Perplexity of the tokens that need a long context".to_owned(),
         RATIO => "Perplexity over that of the model before its extension".to_owned(),
+        "perplexity_before" => "Perplexity of the model before its extension".to_owned(),
         PUBLISHED => "Perplexity as published (averaged the way the protocol's paper does)".to_owned(),
         other => other.to_owned(),
     }
@@ -103,6 +104,11 @@ fn ways<'a>(study: &Study<'a>, protocol: Protocol<'a>) -> Ways<'a> {
         }
     }
     ways
+}
+
+/// A way as it goes on after `computed`.
+fn said(way: &str) -> String {
+    if way.starts_with("against ") { way.to_owned() } else { format!("by {way}") }
 }
 
 /// Most ways that a caption tells; of more each stands beside its variant.
