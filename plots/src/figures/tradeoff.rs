@@ -18,7 +18,7 @@ pub(crate) fn parts(study: &Study<'_>) -> Vec<Part> {
     tasks.sort_by_key(|(hit, _)| hit.task != "ruler");
     let found = |(hit, length): &&(Protocol<'_>, usize)| {
         let row = |model| row(study, model, *hit, retrieval::DRAWN, *length);
-        study.models.iter().filter_map(row).any(|row| row.value > 0.0)
+        study.models.iter().filter_map(row).any(|row| row.value * row.count as f64 >= 0.5)
     };
     let chosen = tasks.iter().find(found).or(tasks.first()).copied();
     let figure = chosen.and_then(|(hit, length)| figure(study, ppl, hit, length));
