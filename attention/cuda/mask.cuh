@@ -74,6 +74,11 @@ struct Mask {
     }
 };
 
+// Numbers of tiles of keys that some queries see all of: before `sinks_end`, and from `first` to before `end`.
+struct VisibleTiles {
+    int sinks_end, first, end;
+};
+
 // The tiles of `SIZE` keys that queries in [query, query_end) see: those with sinks, then those from the first key on.
 template <int SIZE> struct KeyTiles {
     int sink_tiles, first, count;
@@ -89,4 +94,14 @@ template <int SIZE> struct KeyTiles {
     }
     // The first key of the n-th of them.
     MEMBER int key(int n) const { return (n < sink_tiles ? n : first + n - sink_tiles) * SIZE; }
+
+    // How many of them begin before a multiple of SIZE.
+    MEMBER int before(int tile) const {
+        return min_(count, tile < first ? min_(tile, sink_tiles) : tile - first + sink_tiles);
+    }
+    // Those that all queries from one whose last key is before `last_key` to one whose first key is `first_key` see all keys of.
+    MEMBER VisibleTiles all_visible(const Mask &mask, int first_key, int last_key) const {
+        int end = max_(0, last_key) / SIZE;
+        return {before(min_(mask.sinks / SIZE, end)), before((first_key + SIZE - 1) / SIZE), before(end)};
+    }
 };

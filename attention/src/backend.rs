@@ -176,7 +176,8 @@ impl Backend {
         Self(backend)
     }
 
-    /// The backend of this name; `auto` is [`Backend::auto`].
+    /// The backend of this name; `auto` is [`Backend::auto`], and `hopper-unordered`, which no list has, is `hopper` with
+    /// gradients that are not the same bits every time.
     ///
     /// # Errors
     ///
@@ -185,6 +186,10 @@ impl Backend {
         #[cfg(feature = "torch")]
         if name == crate::choice::AUTO {
             return Ok(Self::auto());
+        }
+        #[cfg(feature = "torch")]
+        if name == crate::cuda::UNORDERED_NAME {
+            return Ok(Self(&crate::cuda::Cuda::UNORDERED));
         }
         let found = Self::all().find(|backend| backend.name() == name);
         found.ok_or_else(|| AttnError::UnknownBackend { name: name.to_owned(), known: Self::names() })
@@ -326,6 +331,14 @@ mod tests {
             assert_eq!(Backend::from_name(name).unwrap().name(), name);
         }
         assert!(Backend::names().contains(&"reference"));
+    }
+
+    #[cfg(feature = "torch")]
+    #[test]
+    fn gradients_in_any_order_are_had_by_name_alone() {
+        let name = "hopper-unordered";
+        assert_eq!(Backend::from_name(name).unwrap().name(), name);
+        assert!(!Backend::names().contains(&name));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod constants;
 mod ready;
 mod rotate;
 
-pub(crate) use backend::Cuda;
+pub(crate) use backend::{Cuda, UNORDERED_NAME};
 pub use backend::{backend_of, kernels_of};
 pub use ready::{every_kernel, launched, manifest, verified, verified_of};
 pub use rotate::{RotateError, rotate, rotation_params, rotation_verified};

@@ -6,9 +6,10 @@ use attention::{Alibi, AttnProblem, AttnShape, DType, DocumentStarts, Mask};
 
 use crate::support::cases::Case;
 use crate::twin_attention::{Truth, for_every_kernel, small_cases};
-use crate::twin_problem::{Mutation, Way, run_by};
+use crate::twin_problem::{Mutation, Run, Way, run_by};
 
-const EVERY: Way = Way::Ordered { blocks: u32::MAX };
+const EVERY: Way = Way::Ordered { blocks: u32::MAX, run: Run::InTurn };
+const ONE: Way = Way::Ordered { blocks: 1, run: Run::InTurn };
 
 /// Whether generation 2 has kernels for a case.
 fn is_taken(case: &Case) -> bool {
@@ -19,7 +20,7 @@ fn is_taken(case: &Case) -> bool {
 fn every_kernel_text_keeps_the_error_budget() {
     let (mut refused, mut tightest) = (Vec::new(), (0.0, String::new()));
     let cases: Vec<Case> = small_cases().into_iter().chain(for_every_kernel()).filter(is_taken).collect();
-    let ways = [EVERY, Way::Ordered { blocks: 1 }, Way::Unordered { blocks: 3 }];
+    let ways = [EVERY, ONE, Way::Unordered { blocks: 3, run: Run::AtOnce }];
     for (case, way) in cases.iter().zip(ways.into_iter().cycle()) {
         let i = case.inputs();
         match run_by(way, case, &i, None, 1).and_then(|answer| Truth::of(case, &i).judge(case, &i, &answer)) {
@@ -95,7 +96,7 @@ const MUTATIONS: [Mutation; 29] = [
     ),
     // Proxies.
     bug("hopper/forward.cu", "        async_fence();\n", ""),
-    bug("hopper/keys.cu", "                async_fence();\n                hold(dv);", "                hold(dv);"),
+    bug("hopper/keys.cu", "64 * group, factor);\n                async_fence();", "64 * group, factor);"),
     bug("hopper/forward.cu", "if (stores) bulk_wait_read();", ""),
     // Masks and edges.
     bug(
@@ -121,7 +122,7 @@ fn every_planted_bug_is_rejected() {
     let cases = &cases;
     let verdicts = |mutation, seeds: std::ops::Range<u32>| {
         seeds.flat_map(move |seed| cases.iter().map(move |case| (seed, case))).map(move |(seed, (case, i, truth))| {
-            let answer = run_by(Way::Ordered { blocks: 1 }, case, i, mutation, seed)?;
+            let answer = run_by(ONE, case, i, mutation, seed)?;
             truth.judge(case, i, &answer).map(drop)
         })
     };
@@ -140,8 +141,62 @@ fn every_planted_bug_is_rejected() {
 fn any_order_of_warps_and_copies_and_any_share_of_the_work_gives_the_same_bits() {
     for case in cases() {
         let i = case.inputs();
-        let ways = [(EVERY, 1), (EVERY, 2), (Way::Ordered { blocks: 1 }, 3)];
+        let ways = [(EVERY, 1), (EVERY, 2), (ONE, 3)];
         let answers = ways.map(|(way, seed)| run_by(way, &case, &i, None, seed).unwrap().bytes);
         assert!(answers.iter().all(|answer| *answer == answers[0]), "{}", case.describe());
+    }
+}
+
+/// Three tiles of keys, of which all add to the gradient of the last queries.
+fn shared_case() -> Case {
+    let shape = AttnShape { batch: 1, query_heads: 2, key_heads: 2, query_len: 300, key_len: 300, head_dim: 64 };
+    let problem = AttnProblem::new(shape).unwrap().with_mask(Mask::Causal { offset: 0 }).unwrap();
+    Case { number: 1001, problem, dtype: DType::BF16, sharpness: 1.0 }
+}
+
+/// Fewer blocks than pieces of work, and one for each.
+const TOGETHER: [u32; 2] = [3, u32::MAX];
+
+#[test]
+fn blocks_that_run_at_once_add_by_turns_to_the_same_bits_and_without_turns_to_others() {
+    let case = shared_case();
+    let i = case.inputs();
+    let bytes = |way, seed| run_by(way, &case, &i, None, seed).unwrap().bytes;
+    let alone = bytes(ONE, 1);
+    let ordered = |(seed, blocks)| bytes(Way::Ordered { blocks, run: Run::AtOnce }, seed);
+    assert!((2..6).zip(TOGETHER.into_iter().cycle()).map(ordered).all(|found| found == alone));
+    let unordered = |seed| bytes(Way::Unordered { blocks: u32::MAX, run: Run::AtOnce }, seed);
+    let found: Vec<_> = (2..5).map(unordered).collect();
+    assert!(found.iter().any(|bytes| *bytes != alone), "the twin adds in one order alone");
+}
+
+/// Bugs between blocks, that blocks which run one after the other do not show.
+const BETWEEN_BLOCKS: [Mutation; 3] = [
+    bug("hopper/keys.cu", "while (load_acquire(turn()) != -mine) continue;", ""),
+    // The next block is told before what this one adds has been added.
+    bug(
+        "hopper/keys.cu",
+        "                bulk_wait();\n                global_async_fence();\n                add_release",
+        "                add_release",
+    ),
+    // Pieces in an order in which a block waits for one that no block has begun.
+    bug("hopper/keys.cu", "launch.shortest_first ? launch.tiles - 1 - piece.tile : piece.tile", "piece.tile"),
+];
+
+#[test]
+fn every_bug_between_blocks_is_rejected_when_they_run_at_once() {
+    let case = shared_case();
+    let i = case.inputs();
+    let right = run_by(ONE, &case, &i, None, 1).unwrap().bytes;
+    for mutation in BETWEEN_BLOCKS {
+        let found = |way, seed| match run_by(way, &case, &i, Some(mutation), seed) {
+            Ok(answer) if answer.bytes == right => None,
+            Ok(_) => Some("other bits".to_owned()),
+            Err(rule) => Some(rule),
+        };
+        let mut seeds = (1..9).zip(TOGETHER.into_iter().cycle());
+        let verdict = seeds.find_map(|(seed, blocks)| found(Way::Ordered { blocks, run: Run::AtOnce }, seed));
+        println!("{:?}: {verdict:?}; in turn {:?}", mutation.from, found(EVERY, 1));
+        assert!(verdict.is_some(), "nothing rejects {mutation:?}");
     }
 }

@@ -114,6 +114,7 @@ fn boxes_lie_as_the_exchange_says_and_products_are_those_of_their_definition() {
         threads: 128,
         shared_bytes: 3 * 32_768 + 8,
         seed: 3,
+        at_once: 1,
         params: &told,
         buffers: &mut buffers,
     };
@@ -187,7 +188,8 @@ fn every_piece_is_given_out_once_and_the_first_tiles_of_a_section_come_first() {
         let count = (planes * tiles) as usize;
         let mut buffers = vec![vec![0; 4 * count]; 2];
         let grid = [blocks, 1, 1];
-        let launch = Launch { grid, threads: 32, shared_bytes: 16, seed: 1, params: &told, buffers: &mut buffers };
+        let launch =
+            Launch { grid, threads: 32, shared_bytes: 16, seed: 1, at_once: 1, params: &told, buffers: &mut buffers };
         program.run(launch).unwrap();
         let once = buffers[0].chunks(4).all(|bytes| f32::from_ne_bytes(bytes.try_into().unwrap()) == 1.0);
         assert!(once, "{section} {blocks}");
@@ -195,4 +197,60 @@ fn every_piece_is_given_out_once_and_the_first_tiles_of_a_section_come_first() {
         let tile_of_section = |&at: &i32| (at / tiles / section, at % tiles);
         assert!(order.iter().map(tile_of_section).is_sorted(), "{section} {blocks}: {order:?}");
     }
+}
+
+/// Tiles of 16 keys that 32 queries see all of, by their numbers and one by one: how many differ, and how many there are.
+const VISIBLE: &str = r"
+KERNEL(32, 1) probe(GRID_CONSTANT const Launch launch) {
+    if (thread_index() != 0) return;
+    const Params &p = launch.p;
+    Mask mask = Mask::of(p, 0);
+    u32 differ = 0, whole = 0;
+    for (int query = 0; query < p.query_len; query += 32) {
+        KeyTiles<16> tiles = KeyTiles<16>::of(mask, query / 64 * 64, min_(query / 64 * 64 + 64, p.query_len));
+        int first = mask.first_key(min_(query + 32, p.query_len) - 1), last = mask.last_key(query);
+        VisibleTiles those = tiles.all_visible(mask, first, last);
+        for (int n = 0; n < tiles.count; n++) {
+            bool visible = mask.all_visible(first, last, tiles.key(n), tiles.key(n) + 16);
+            differ += visible != (n < those.sinks_end || (n >= those.first && n < those.end));
+            whole += visible;
+        }
+    }
+    store_word(p.dq, differ);
+    store_word((u32 *)p.dq + 1, whole);
+}
+";
+
+#[test]
+fn tiles_that_need_no_mask_are_those_that_all_queries_see() {
+    let program = program(VISIBLE);
+    let mut whole = 0;
+    let mut check = |p: Params, starts: &[i32]| {
+        let words = |numbers: &[i32]| numbers.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
+        let mut buffers = vec![vec![0; 8], words(starts), words(&[0, starts.len() as i32])];
+        let tables = if starts.is_empty() { [0, 0] } else { [2, 3] };
+        let p =
+            Params { dq: 1, starts: tables[0], start_offsets: tables[1], batch: 1, query_heads: 1, key_heads: 1, ..p };
+        let told = Told::of(&forward(), &p, 0, |_| Ok::<_, ()>(TensorMap::default())).unwrap();
+        let grid = [1, 1, 1];
+        let buffers = &mut buffers;
+        program
+            .run(Launch { grid, threads: 32, shared_bytes: 16, seed: 1, at_once: 1, params: &told, buffers })
+            .unwrap();
+        let found = [0, 4].map(|at| u32::from_ne_bytes(buffers[0][at..at + 4].try_into().unwrap()));
+        assert_eq!(found[0], 0, "{p:?} {starts:?}");
+        whole += found[1];
+    };
+    for (query_len, key_len) in [(70, 70), (100, 231), (128, 64), (33, 300)] {
+        let offset = key_len - query_len;
+        let free = Params { query_len, key_len, offset, window: 1 << 29, ..Params::default() };
+        check(free, &[]);
+        let ordered = Params { ordered: 1, ..free };
+        check(ordered, &[]);
+        check(ordered, &[0, 17, 64, 128]);
+        for (window, sinks) in [(1, 0), (20, 3), (20, 16), (40, 50), (64, 0), (90, 100), (500, 20)] {
+            check(Params { window, sinks, ..ordered }, &[]);
+        }
+    }
+    assert!(whole > 100, "{whole}");
 }

@@ -17,8 +17,10 @@ pub(crate) struct Launch<'a> {
     pub(crate) grid: [u32; 3],
     pub(crate) threads: u32,
     pub(crate) shared_bytes: usize,
-    /// Decides in which order warps and lanes run.
+    /// Decides in which order blocks, warps and lanes run.
     pub(crate) seed: u32,
+    /// Blocks that run at once.
+    pub(crate) at_once: u32,
     /// Addresses are numbers of buffers, from 1 on.
     pub(crate) params: &'a dyn Arguments,
     pub(crate) buffers: &'a mut [Vec<u8>],
@@ -75,9 +77,9 @@ impl Program {
     ///
     /// The rule that the kernel broke.
     pub(crate) fn run(&self, launch: Launch<'_>) -> Result<u64, String> {
-        let Launch { grid, threads, shared_bytes, seed, params, buffers } = launch;
+        let Launch { grid, threads, shared_bytes, seed, at_once, params, buffers } = launch;
         let params = &params.bytes();
-        self.0.run(twin::Launch { grid, threads, shared_bytes, seed, params, pointers: POINTERS, buffers })
+        self.0.run(twin::Launch { grid, threads, shared_bytes, seed, at_once, params, pointers: POINTERS, buffers })
     }
 }
 

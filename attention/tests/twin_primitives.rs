@@ -117,8 +117,15 @@ fn fragments_and_products_are_those_of_the_ptx_isa() {
             bytes(ROUNDED.iter().map(|x| x.to_ne_bytes())),
         ];
         let params = Params { q: 1, k: 2, v: 3, lse: 4, dk: 5, dv: 6, dq: 7, output: 8, ..Params::default() };
-        let launch =
-            Launch { grid: [1; 3], threads: 32, shared_bytes: 512, seed: 1, params: &params, buffers: &mut buffers };
+        let launch = Launch {
+            grid: [1; 3],
+            threads: 32,
+            shared_bytes: 512,
+            seed: 1,
+            at_once: 1,
+            params: &params,
+            buffers: &mut buffers,
+        };
         // Rows of 32 bytes are not exchanged here, so there are conflicts.
         assert!(probe(dtype).run(launch).unwrap() > 0);
         assert_eq!(words(&buffers[4]), spread(16, 16, 4, |row, column| tile[16 * row + column], left), "{dtype}");

@@ -123,15 +123,25 @@ pub(crate) fn run(case: &Case, i: &Inputs, mutation: Option<Mutation>, seed: u32
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     First,
-    /// dq the same bits every time; as many blocks as there are pieces of work, or one for all of them: the twin runs blocks
-    /// one after the other, so that a block may wait only for those before it.
+    /// dq the same bits every time; at most so many blocks, which share the pieces of work.
     Ordered {
         blocks: u32,
+        run: Run,
     },
     /// dq in any order.
     Unordered {
         blocks: u32,
+        run: Run,
     },
+}
+
+/// How the blocks of a launch share the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// One after the other: a block may wait only for those before it.
+    InTurn,
+    /// All at once, as on a device with as many multiprocessors.
+    AtOnce,
 }
 
 /// As [`run`], by either generation.
@@ -177,15 +187,18 @@ pub(crate) fn run_by(
     for kernel in kernels_of(generation, problem, case.dtype).unwrap() {
         let program = program(&kernel, mutation);
         let told = hopper::Launch::of(&kernel, &p, turns, |tiled| Ok::<_, String>(described(tiled)))?;
-        let grid = match way {
-            Way::First => kernel.grid(&p),
-            Way::Ordered { blocks } | Way::Unordered { blocks } => told.grid(&kernel, blocks),
+        let (grid, run) = match way {
+            Way::First => (kernel.grid(&p), Run::InTurn),
+            Way::Ordered { blocks, run } | Way::Unordered { blocks, run } => (told.grid(&kernel, blocks), run),
         };
+        // Blocks that do not stay have nothing to do with each other.
+        let at_once = if run == Run::AtOnce && hopper::stays(kernel.spec.pass) { grid[0] } else { 1 };
         let launch = Launch {
             grid,
             threads: kernel.threads(),
             shared_bytes: kernel.shared_bytes,
             seed,
+            at_once,
             params: if way == Way::First { &p } else { &told },
             buffers: &mut memory.buffers,
         };
@@ -201,6 +214,11 @@ pub(crate) fn run_by(
             memory.elements(p.dv, key_dims, !turned),
         ],
         bank_conflicts,
-        bytes: [p.output, p.lse, p.dq, p.dk, p.dv].map(|buffer| memory.bytes(buffer).clone()).into(),
+        // What dq is before it is rounded tells orders apart that the result hides.
+        bytes: [p.output, p.lse, p.dq, p.dk, p.dv, p.dq_sum]
+            .into_iter()
+            .filter(|&buffer| buffer != 0)
+            .map(|buffer| memory.bytes(buffer).clone())
+            .collect(),
     })
 }

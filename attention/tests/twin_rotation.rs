@@ -37,7 +37,7 @@ fn launch(kernel: &Kernel, params: &Params, buffers: &mut [Vec<u8>]) {
         kernel.parts()[1..].iter().map(|(file, text)| (*file, (*text).to_owned())).collect();
     let program = compile(&parts, kernel.spec.pass.entry(), &kernel.options());
     let (grid, threads) = (kernel.grid(params), kernel.threads());
-    program.run(Launch { grid, threads, shared_bytes: 0, seed: 1, params, buffers }).unwrap();
+    program.run(Launch { grid, threads, shared_bytes: 0, seed: 1, at_once: 1, params, buffers }).unwrap();
 }
 
 /// A case of the device by the twin: a launch as `attention::cuda::rotate` makes it, over the bytes of the same tensors.

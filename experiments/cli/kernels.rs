@@ -5,7 +5,7 @@ use std::sync::mpsc;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use torch_ext::cuda::{Arch, Nvrtc, TableKernel, Verified, compiled, instructions, source_hash};
+use torch_ext::cuda::{Arch, Nvrtc, TableKernel, Verified, compiled, instructions, source_hash, special_under_way};
 
 use super::output::{print, print_json};
 use crate::error::{Failure, FailureKind};
@@ -61,10 +61,20 @@ struct Row {
     advisories: Vec<String>,
     /// Instructions that the machine code lacks though the kernel was written for them.
     lacking: Vec<&'static str>,
+    /// Exponentials that are computed while products are under way, where a kernel was written for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    under_way: Option<UnderWay>,
     /// Processor time of the compiling thread, so that other work on the machine does not count.
     compile_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+}
+
+/// How many exponentials are beside products in the machine code, and how many were to be.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct UnderWay {
+    found: usize,
+    wanted: usize,
 }
 
 /// One kernel and where it passed.
@@ -195,6 +205,7 @@ impl Row {
             spill_bytes: None,
             advisories: Vec::new(),
             lacking: Vec::new(),
+            under_way: None,
             compile_seconds: None,
             error: None,
         };
@@ -214,6 +225,7 @@ impl Row {
             spill_bytes: report.functions.iter().map(|function| function.spill_bytes).max(),
             advisories: report.advisories,
             lacking: lacking(kernel, &compiled.cubin),
+            under_way: UnderWay::of(kernel, &compiled.cubin),
             compile_seconds: compiled.took.map(|took| took.as_secs_f64()),
             ..empty
         }
@@ -225,6 +237,9 @@ impl Row {
         if !self.lacking.is_empty() {
             faults.push(format!("its machine code has no {}", self.lacking.join(", no ")));
         }
+        if let Some(UnderWay { found, wanted }) = self.under_way.filter(|it| it.found < it.wanted) {
+            faults.push(format!("{found} exponentials stand beside products under way, {wanted} were to"));
+        }
         if let Some(bytes) = self.spill_bytes.filter(|&bytes| bytes > 0) {
             faults.push(format!("a thread keeps {bytes} bytes outside the chip"));
         }
@@ -232,6 +247,15 @@ impl Row {
             faults.push(format!("took {seconds:.2} s of processor time, at most {LIMIT_SECONDS:.0} s are allowed"));
         }
         faults
+    }
+}
+
+impl UnderWay {
+    /// None for a kernel that asks for nothing.
+    fn of(kernel: &dyn TableKernel, cubin: &[u8]) -> Option<Self> {
+        let wanted = kernel.exponentials_under_way();
+        let found = special_under_way(cubin, kernel.entry()).map_or(0, |(found, _)| found);
+        (wanted > 0).then_some(Self { found, wanted })
     }
 }
 
@@ -325,6 +349,7 @@ mod tests {
             spill_bytes: Some(0),
             advisories: Vec::new(),
             lacking: Vec::new(),
+            under_way: None,
             compile_seconds: Some(0.5),
             error: None,
         }
@@ -332,10 +357,12 @@ mod tests {
 
     #[test]
     fn a_spill_an_advisory_a_lacking_instruction_a_slow_compilation_and_a_failed_one_are_faults() {
-        assert_eq!(good().faults(), Vec::<String>::new());
+        let beside = Row { under_way: Some(UnderWay { found: 127, wanted: 112 }), ..good() };
+        assert_eq!([good(), beside].map(|row| row.faults()), [Vec::<String>::new(), Vec::new()]);
         let wrong = [
             Row { spill_bytes: Some(8), ..good() },
             Row { lacking: vec!["HGMMA", "UTMALDG"], ..good() },
+            Row { under_way: Some(UnderWay { found: 2, wanted: 112 }), ..good() },
             Row { advisories: vec!["(C7510) serialized".into()], ..good() },
             Row { compile_seconds: Some(2.01), ..good() },
             Row { error: Some("does not compile".into()), registers: None, ..good() },

@@ -40,7 +40,7 @@ pub fn backend_on(device: Device, name: &str) -> Result<Backend, Failure> {
 /// Which fused kernels go with a backend's name.
 fn fused_kernels(name: &str) -> Use {
     match name {
-        "cuda" | "hopper" => Use::Asked,
+        "cuda" | "hopper" | "hopper-unordered" => Use::Asked,
         name if is_auto(name) => Use::Verified,
         _ => Use::Never,
     }
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_backends_name_stands_for_the_fused_kernels() {
-        let wishes = ["cuda", "hopper", "auto", "libtorch"].map(fused_kernels);
+        let wishes = ["cuda", "hopper-unordered", "auto", "libtorch"].map(fused_kernels);
         assert_eq!(wishes, [Use::Asked, Use::Asked, Use::Verified, Use::Never]);
     }
 

@@ -71,7 +71,7 @@ pub fn goes_to_kernel(x: &Tensor, angles: &Tensor, backend: Backend) -> bool {
 
 /// Whether the kernel of a type may run on an architecture: asked for by the backend's name, or verified there.
 fn is_chosen(backend: Backend, dtype: DType, arch: Arch, verified: impl Fn(DType, Arch) -> bool) -> bool {
-    matches!(backend.name(), "cuda" | "hopper") || verified(dtype, arch)
+    matches!(backend.name(), "cuda" | "hopper" | "hopper-unordered") || verified(dtype, arch)
 }
 
 /// Whether heads lie inside positions, in one piece.

@@ -166,8 +166,9 @@ DEVICE int load_acquire(const int *from) {
 DEVICE void add_release(int *to, int value) {
     asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
 }
-// What this thread's copies wrote and what its ordinary accesses do are in order for the whole device.
-DEVICE void global_async_fence() { asm volatile("fence.proxy.async;\nfence.acq_rel.gpu;" ::: "memory"); }
+// What this thread's copies do to global memory and what its ordinary accesses do there are in order; together with an acquiring
+// load after which it comes, or a releasing addition that comes after it, for the whole device.
+DEVICE void global_async_fence() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
 DEVICE void store_shared_floats(u32 address, float first, float second) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(first), "f"(second) : "memory");

@@ -6,6 +6,8 @@
 #define DEVICE static __device__ __forceinline__
 #define MEMBER __device__ __forceinline__
 #define KERNEL(threads, blocks) extern "C" __global__ void __launch_bounds__(threads, blocks)
+// Of a lambda, after its parameters: what it is called with is known where it is called.
+#define INLINED __attribute__((always_inline))
 #define UNROLL _Pragma("unroll")
 #define STRINGIFY(text) #text
 #define UNROLL_BY(count) _Pragma(STRINGIFY(unroll count))

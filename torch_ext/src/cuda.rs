@@ -32,7 +32,7 @@ pub use launch::{Kernel, Launch};
 pub use manifest::{Manifest, ManifestError, Verified};
 pub use nvrtc::{NVRTC_VARIABLE, Nvrtc};
 pub use ptxas::{FunctionReport, PtxasReport};
-pub use sass::{Instruction, instructions};
+pub use sass::{Instruction, instructions, special_under_way};
 pub use table::{HOPPER_PRIMITIVES, PRIMITIVES, Ready, TableKernel, compiled, source_hash, source_of};
 pub use tensor_map::{MapElement, TiledTensor};
 

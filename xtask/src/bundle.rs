@@ -1,7 +1,8 @@
 //! `cargo xtask gpu-bundle`: a folder for a machine with a GPU, PyTorch 2.11 and no Rust.
 //!
-//! It holds the application, the tests of the attention kernels and those of the fused ones as a program each, the bundled model, whatever shared
-//! library these need beyond PyTorch's and the system's, and one script that runs it all. Time on such a machine is short:
+//! It holds the application, the tests of the attention kernels and those of the fused ones as a program each, the bundled model,
+//! a script that measures PyTorch, whatever shared library these need beyond PyTorch's and the system's, and one script that runs
+//! it all. Time on such a machine is short:
 //! nothing is built there.
 
 mod elf;
@@ -24,7 +25,9 @@ const RUN_PATH: &str = "$ORIGIN/../torch";
 const SCRIPT: &str = include_str!("bundle/run.sh");
 const README: &str = include_str!("bundle/README.txt");
 /// Everything that a bundle holds; results and whatever else lies in its folder stay.
-const PARTS: [&str; 6] = ["bin", "lib", "assets", "run.sh", "README.txt", "commit.txt"];
+const PARTS: [&str; 7] = ["bin", "lib", "assets", "scripts", "run.sh", "README.txt", "commit.txt"];
+/// Programs of the repository that go along.
+const SCRIPTS: [&str; 1] = ["bench_gpu_peers.py"];
 /// The compiler's own libraries: PyTorch relies on the system's, which may be older than this machine's.
 const COMPILERS: [&str; 2] = ["libstdc++.so.6", "libgcc_s.so.1"];
 
@@ -49,6 +52,10 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     }
     put_libraries(workspace, programs.iter().map(|(path, _)| path), &folder)?;
     put_folder(&workspace.root().join("experiments/assets"), &folder.join("assets"))?;
+    fs::create_dir_all(folder.join("scripts"))?;
+    for name in SCRIPTS {
+        fs::copy(workspace.root().join("scripts").join(name), folder.join("scripts").join(name))?;
+    }
     put_script(&folder.join("run.sh"), SCRIPT)?;
     fs::write(folder.join("README.txt"), README)?;
     fs::write(folder.join("commit.txt"), commit(workspace))?;
@@ -76,9 +83,12 @@ fn empty(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot make {}", folder.display()))
 }
 
-/// A copy of a program that looks for libtorch in the bundle.
+/// A copy of a program that looks for libtorch in the bundle. Symbols stay here where the machine can take them off: they are half
+/// of the bytes, and what leads to the device may be narrow.
 fn put_program(from: &Path, to: &Path) -> Result<()> {
-    let mut program = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    let stripped = Command::new("strip").arg("--strip-all").arg("-o").arg(to).arg(from).stderr(Stdio::null()).status();
+    let whole = if stripped.is_ok_and(|status| status.success()) { to } else { from };
+    let mut program = fs::read(whole).with_context(|| format!("cannot read {}", whole.display()))?;
     let before = elf::run_path(&program).with_context(|| format!("cannot read {}", from.display()))?;
     elf::set_run_path(&mut program, RUN_PATH)
         .with_context(|| format!("cannot move {} (run path {before:?})", from.display()))?;
@@ -169,6 +179,21 @@ mod tests {
         fs::write(folder.0.join("from/below/file"), "text").unwrap();
         put_folder(&folder.0.join("from"), &folder.0.join("to")).unwrap();
         assert_eq!(fs::read_to_string(folder.0.join("to/below/file")).unwrap(), "text");
+    }
+
+    #[test]
+    fn every_step_is_a_function_and_told_in_the_readme() {
+        let words = |name: &str| -> Vec<&str> {
+            let start = format!("{name}=\"");
+            let line = SCRIPT.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+            line.trim_end_matches('"').split_whitespace().collect()
+        };
+        let all = words("all_steps");
+        assert!(words("first_steps").iter().all(|step| all.contains(step)));
+        for step in all {
+            assert!(SCRIPT.contains(&format!("\n{step}() {{")), "{step}");
+            assert!(README.contains(&format!(" {step}")), "{step}");
+        }
     }
 
     #[test]

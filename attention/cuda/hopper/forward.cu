@@ -102,8 +102,8 @@ struct Rows {
     }
 };
 
-// Cap and ALiBi, then -infinity for what the mask hides, in the tile of keys from `tile_key` on.
-DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask, const Rows &rows, int tile_key) {
+// Cap and ALiBi, then, if the tile of keys from `tile_key` on is masked, -infinity for what the mask hides.
+DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask, const Rows &rows, int tile_key, bool masked) {
     int key = tile_key + thread_index() % 4 * 2;
     if (SCORES != PLAIN) {
         UNROLL for (int i = 0; i < 4; i++) {
@@ -111,7 +111,7 @@ DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask
             UNROLL for (int n = 0; n < KEY_BLOCKS; n++) scores[n][i] = how.score(scores[n][i], distance - 8 * n, bend);
         }
     }
-    if (mask.all_visible(rows.all_first, rows.all_last, tile_key, tile_key + TILE_N)) return;
+    if (!masked) return;
     UNROLL for (int n = 0; n < KEY_BLOCKS; n++)
         UNROLL for (int i = 0; i < 4; i++)
             if (!mask.sees(rows.first[i / 2], rows.last[i / 2], key + 8 * n + i % 2)) scores[n][i] = -infinity();
@@ -121,8 +121,9 @@ DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask
 struct Softmax {
     float largest[2], sum[2];
 
-    // Raises the maxima where scores outgrow them; then `shrink` is what sums under the old ones are to be multiplied by.
-    MEMBER bool raise(const ScoreTile &scores, float (&shrink)[2], float factor) {
+    // Raises the maxima where scores outgrow them; then `shrink` is what sums under the old ones are to be multiplied by. After
+    // a tile that is not masked every maximum is finite.
+    MEMBER bool raise(const ScoreTile &scores, float (&shrink)[2], float factor, bool masked) {
         float found[2];
         bool outgrown = false;
         UNROLL for (int half = 0; half < 2; half++) {
@@ -138,7 +139,7 @@ struct Softmax {
         outgrown = any_lane(outgrown);
         if (!outgrown) return false;
         UNROLL for (int half = 0; half < 2; half++) {
-            if (found[half] != -infinity()) shrink[half] = exp2_fast((largest[half] - found[half]) * factor);
+            if (!masked || found[half] != -infinity()) shrink[half] = exp2_fast((largest[half] - found[half]) * factor);
             largest[half] = found[half];
             sum[half] *= shrink[half];
         }
@@ -146,10 +147,10 @@ struct Softmax {
     }
 
     // Scores become weights, in float32, and are added up.
-    MEMBER void weigh(ScoreTile &scores, float factor) {
+    MEMBER void weigh(ScoreTile &scores, float factor, bool masked) {
         UNROLL for (int half = 0; half < 2; half++) {
             // A row that has seen nothing yet has only scores of -infinity, whose weight is zero under any finite maximum.
-            float below = largest[half] == -infinity() ? 0.0f : -largest[half] * factor;
+            float below = masked && largest[half] == -infinity() ? 0.0f : -largest[half] * factor;
             UNROLL for (int n = 0; n < KEY_BLOCKS; n++)
                 UNROLL for (int i = 0; i < 2; i++) {
                     float weight = exp2_fast(fma_(scores[n][2 * half + i], factor, below));
@@ -237,12 +238,13 @@ DEVICE void consume(const Launch &launch, int group) {
             wgmma_wait<0>();
             hold(scores);
             release_keys();
-            finish_scores(scores, how, mask, rows, tiles.key(0));
-            softmax.raise(scores, shrink, how.factor);
-            softmax.weigh(scores, how.factor);
+            finish_scores(scores, how, mask, rows, tiles.key(0), true);
+            softmax.raise(scores, shrink, how.factor, true);
+            softmax.weigh(scores, how.factor, true);
             pack_factor(weights, scores);
-            for (int n = 1; n < tiles.count; n++) {
-                k = keys();
+            // The next tile of keys is there, but for the last.
+            if (tiles.count > 1) k = keys();
+            auto step = [&](bool masked, int n) INLINED {
                 group_barrier(TURN(group), 2 * WARPGROUP);
                 hold(output);
                 start_scores(scores, q, k);
@@ -252,14 +254,25 @@ DEVICE void consume(const Launch &launch, int group) {
                 wgmma_wait<1>();
                 hold(scores);
                 release_keys();
-                finish_scores(scores, how, mask, rows, tiles.key(n));
-                bool raised = softmax.raise(scores, shrink, how.factor);
-                softmax.weigh(scores, how.factor);
+                finish_scores(scores, how, mask, rows, tiles.key(n), masked);
+                bool raised = softmax.raise(scores, shrink, how.factor, masked);
+                softmax.weigh(scores, how.factor, masked);
+                // Waiting for keys here ends a basic block: the assembler moves exponentials behind a wait for products
+                // that follows in the same one, and nothing would be under way while they are computed.
+                hold(scores);
+                if (n + 1 < tiles.count) k = keys();
                 wgmma_wait<0>();
                 hold(output);
                 release_values();
                 if (raised) scale_rows(output, shrink);
                 pack_factor(weights, scores);
+            };
+            VisibleTiles whole = tiles.all_visible(mask, rows.all_first, rows.all_last);
+            int n = 1;
+            UNROLL_BY(1) for (int part = 0; part < 2; part++) {
+                int whole_end = part ? whole.end : whole.sinks_end, end = part ? tiles.count : whole.first;
+                UNROLL_BY(1) for (; n < whole_end; n++) step(false, n);
+                UNROLL_BY(1) for (; n < end; n++) step(true, n);
             }
             release(Q_EMPTY);
             u64 v = values();

@@ -14,6 +14,9 @@
 #define DQ_COLUMN(group) (TILE_M == 128 ? 0 : 64 * (group))
 #define DQ_BYTES (2 * BOX_BYTES(64))
 
+// Whether dv is under way before the gradients of scores are waited for; at head size 64 registers hold larger tiles.
+#define EARLY_DV (HEAD_DIM == 128)
+
 #define CONSUMERS_BARRIER 1
 
 typedef float ScoreTile[QUERY_BLOCKS][4];
@@ -130,27 +133,29 @@ DEVICE void add_up(const Launch &launch) {
     Steps steps = Steps::of();
     for (; steps.letters.receive(), steps.first_key() >= 0; steps.letters.next()) {
         steps.each([&](int head, int tile) {
-            int mine = steps.first_key() / TILE_N;
             auto turn = [&] { return launch.turns + 2 * turn_of(p, TILE_M, head, steps.batch(), tile); };
+            int passed_on = 0;
             if (launch.turns) {
+                int mine = steps.first_key() / TILE_N;
                 while (load_acquire(turn()) != -mine) continue;
                 global_async_fence();
+                // After the first tile of keys that is no tile of sinks come those with sinks.
+                passed_on = mine == load_int(turn() + 1) ? mine + 1 - min_(sink_tiles(p, TILE_N), mine) : 1;
             }
             UNROLL_BY(1) for (int group = 0; group < 2; group++) {
                 mbarrier_wait(shared_address(DQ_FULL(group)), parity);
                 UNROLL for (int box = 0; box < 2; box++)
                     tensor_add(launch.dq_sum, shared_address(DQ_TILE(group) + box * BOX_BYTES(64)), DQ_COLUMN(group) + 32 * box,
                                tile * TILE_M + DQ_QUERY(group), head, steps.batch());
-                bulk_commit();
-                bulk_wait_read();
-                mbarrier_arrive(shared_address(DQ_EMPTY(group)));
             }
+            bulk_commit();
+            bulk_wait_read();
+            for (int group = 0; group < 2; group++) mbarrier_arrive(shared_address(DQ_EMPTY(group)));
             parity ^= 1;
             if (launch.turns) {
                 bulk_wait();
                 global_async_fence();
-                // After the first tile of keys that is no tile of sinks come those with sinks.
-                add_release(turn(), mine == load_int(turn() + 1) ? mine + 1 - min_(sink_tiles(p, TILE_N), mine) : 1);
+                add_release(turn(), passed_on);
             }
         });
         steps.letters.finish();
@@ -300,6 +305,10 @@ DEVICE void consume(const Launch &launch, int group) {
                 u32 ds_tile = shared_address(DS_TILES + dq_parity * DS_BYTES);
                 ScoreTile scores, gradients;
                 Factor weights, factor;
+                auto start_values = [&] {
+                    hold(dv);
+                    start_sum(dv, weights, descriptor(g_tile, BOX_BYTES(TILE_M)));
+                };
                 mbarrier_wait(shared_address(Q_FULL(stage)), ring.parity());
                 start_products(scores, k, descriptor(q_tile, 0));
                 mbarrier_wait(shared_address(G_FULL(stage)), ring.parity());
@@ -307,7 +316,12 @@ DEVICE void consume(const Launch &launch, int group) {
                 wgmma_wait<1>();
                 hold(scores);
                 weigh(scores, weights, how, mask, columns, tile * TILE_M, shared_address(LSE(stage)));
-                wgmma_wait<0>();
+                // Something is under way while gradients of scores become factors, too.
+                if (EARLY_DV) start_values();
+                // This one is over. It ends a basic block: the assembler moves exponentials behind a wait for products that
+                // follows in the same one, and nothing would be under way while they are computed.
+                else mbarrier_wait(shared_address(G_FULL(stage)), ring.parity());
+                wgmma_wait<EARLY_DV>();
                 hold(gradients);
                 UNROLL for (int n = 0; n < QUERY_BLOCKS; n++) {
                     float delta[2];
@@ -320,8 +334,7 @@ DEVICE void consume(const Launch &launch, int group) {
                 }
                 store_factor<TILE_N>(ds_tile, 64 * group, factor);
                 async_fence();
-                hold(dv);
-                start_sum(dv, weights, descriptor(g_tile, BOX_BYTES(TILE_M)));
+                if (!EARLY_DV) start_values();
                 group_barrier(CONSUMERS_BARRIER, 2 * WARPGROUP);
                 float dq[8][4];
                 start_queries(dq, descriptor(ds_tile + DQ_QUERY(group) / 64 * BOX_BYTES(TILE_N), 0), k_columns);

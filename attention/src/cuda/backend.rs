@@ -18,29 +18,35 @@ use crate::tensors::dtype_of;
 const NAME: &str = "cuda";
 /// The name of the one that takes those of the second generation.
 const HOPPER_NAME: &str = "hopper";
+/// The name of the same with gradients of queries added up in any order: other bits every time, to measure what turns cost.
+pub(crate) const UNORDERED_NAME: &str = "hopper-unordered";
 /// Blocks that a launch may have along y or z.
 pub(super) const MOST_BLOCKS: usize = 65_535;
 /// Kernels read rows in pieces of as many bytes.
 const PIECE_BYTES: i64 = 16;
 
 /// The backends `cuda` and `hopper`: kernels of our own on CUDA tensors, differentiable. The backward gives the same bits every
-/// time.
+/// time, but for `hopper-unordered`.
 #[derive(Debug, Clone, Copy)]
 pub struct Cuda {
     /// None for the newest that is verified for problem and device, else the first.
     asked: Option<Generation>,
+    /// Whether what several blocks add up is added in a fixed order.
+    ordered: bool,
 }
 
 impl Cuda {
-    pub(crate) const ANY: Self = Self { asked: None };
-    pub(crate) const HOPPER: Self = Self { asked: Some(Generation::Second) };
-    const FIRST: Self = Self { asked: Some(Generation::First) };
+    pub(crate) const ANY: Self = Self { asked: None, ordered: true };
+    pub(crate) const HOPPER: Self = Self { asked: Some(Generation::Second), ordered: true };
+    pub(crate) const UNORDERED: Self = Self { ordered: false, ..Self::HOPPER };
+    const FIRST: Self = Self { asked: Some(Generation::First), ordered: true };
 
     fn of(self) -> &'static Self {
         match self.asked {
             None => &Self::ANY,
             Some(Generation::First) => &Self::FIRST,
-            Some(Generation::Second) => &Self::HOPPER,
+            Some(Generation::Second) if self.ordered => &Self::HOPPER,
+            Some(Generation::Second) => &Self::UNORDERED,
         }
     }
 
@@ -69,12 +75,16 @@ impl Cuda {
 /// The backend whose kernels are of one generation, verified or not.
 #[must_use]
 pub fn backend_of(generation: Generation) -> Backend {
-    Backend::of(Cuda { asked: Some(generation) }.of())
+    Backend::of(Cuda { asked: Some(generation), ordered: true }.of())
 }
 
 impl AttentionBackend for Cuda {
     fn name(&self) -> &'static str {
-        if self.asked == Some(Generation::Second) { HOPPER_NAME } else { NAME }
+        match self.asked {
+            Some(Generation::Second) if self.ordered => HOPPER_NAME,
+            Some(Generation::Second) => UNORDERED_NAME,
+            _ => NAME,
+        }
     }
 
     fn supports(&self, problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> {
@@ -149,8 +159,9 @@ impl AttentionBackend for Cuda {
             lse_log2: address(&lse_log2),
             ..inputs
         };
+        let turns = scratch.as_ref().filter(|_| self.ordered).map_or(0, |(_, turns)| address(turns));
         for pass in [Pass::Prepare, Pass::Keys, Pass::Queries] {
-            job.run(pass, &params, scratch.as_ref().map_or(0, |(_, turns)| address(turns)))?;
+            job.run(pass, &params, turns)?;
         }
         Ok(Gradients { dq, dk, dv })
     }

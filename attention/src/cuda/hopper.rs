@@ -99,6 +99,20 @@ pub(super) fn instructions(pass: Pass) -> &'static [Instruction] {
     }
 }
 
+/// Exponentials of a thread that are to be computed while products are under way. A tile of scores has half as many for each
+/// thread as the tile has columns; the forward has two loops.
+pub(super) fn exponentials_under_way(kernel: &Kernel) -> usize {
+    // With a cap two more special functions make one score.
+    let each = if kernel.spec.scores == Scores::Capped { 3 } else { 1 };
+    match kernel.spec.pass {
+        Pass::Forward => 2 * each * kernel.key_tile / 2 * 7 / 8,
+        // At head size 64 the assembler keeps a good half.
+        Pass::Keys if kernel.spec.head_dim == 64 => each * kernel.query_tile / 4,
+        Pass::Keys => each * kernel.query_tile / 2 * 7 / 8,
+        _ => 0,
+    }
+}
+
 /// The text of a pass.
 pub(super) fn parts(pass: Pass) -> Vec<(&'static str, &'static str)> {
     let text = match pass {

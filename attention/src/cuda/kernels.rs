@@ -311,6 +311,13 @@ impl TableKernel for Kernel {
             Generation::Second => hopper::instructions(self.spec.pass),
         }
     }
+
+    fn exponentials_under_way(&self) -> usize {
+        match self.spec.generation {
+            Generation::First => 0,
+            Generation::Second => hopper::exponentials_under_way(self),
+        }
+    }
 }
 
 impl Kernel {

@@ -30,8 +30,10 @@ pub struct Launch<'a> {
     pub threads: u32,
     /// Dynamic shared memory of a block.
     pub shared_bytes: usize,
-    /// Decides in which order warps and lanes run.
+    /// Decides in which order blocks, warps and lanes run.
     pub seed: u32,
+    /// Blocks that are on the machine at once, at least 1; one that is done makes room for the next.
+    pub at_once: u32,
     /// The kernel's `Params` as C++ has it in memory; of its first `pointers` fields those that are not null are numbers of
     /// buffers, from 1 on.
     pub params: &'a [u8],
@@ -114,6 +116,7 @@ impl Program {
             count(launch.params.len()),
             count(launch.buffers.len()),
             launch.pointers,
+            launch.at_once,
         ];
         let mut input: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
         input.extend(launch.params);

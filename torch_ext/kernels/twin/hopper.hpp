@@ -27,18 +27,56 @@ static_assert(sizeof(TensorMap) == 128, "the size of a descriptor");
 
 namespace twin {
 
-// ---- mbarriers ----
+// ---- what a block has ----
 
 struct Mbarrier {
     int arrivals, missing;
     int64_t bytes;
     u32 phase;
 };
-std::map<u32, Mbarrier> mbarriers;
+enum Way { TO_SHARED, TO_GLOBAL, ADDED };
+struct Transfer {
+    Way way;
+    TensorMap map; // Of a copy in a row: base and, as the only dimension, its bytes.
+    u32 shared_at, mbarrier, bytes;
+    int place[4], lane, group;
+    std::vector<unsigned char> read; // Of shared memory, when it was asked for.
+    bool was_read;
+};
+
+// One product under way, as one warp of the warpgroup sees it: its 16 rows of the result.
+struct Product {
+    float *results[32];
+    const u32 *factors[32]; // Null if the left factor is in shared memory.
+    int blocks, group;      // The group is -1 until it is committed.
+    uint64_t left, right;
+    bool add, left_turned, right_turned;
+    std::vector<u32> operands; // Bits of everything that is read, when it was asked for.
+    std::vector<float> sums;   // What is added to: 16 rows.
+};
+struct Warp {
+    std::vector<Product> under_way;
+    int groups;
+    bool fenced;
+};
+
+struct More {
+    std::map<u32, Mbarrier> mbarriers;
+    std::vector<Transfer> transfers;
+    Warp warps[MOST_LANES / 32];
+    // Words of shared memory that threads wrote and neither the copy engine nor wgmma sees yet, and by thread.
+    std::vector<unsigned char> unseen;
+    std::vector<std::vector<u32>> written;
+    // In some blocks copies end by and by, in some only when nobody can go on, one at a time.
+    bool copies_are_late;
+};
+More *new_more() { return new More(); }
+
+// ---- mbarriers ----
 
 Mbarrier &mbarrier_at(u32 at) {
-    auto found = mbarriers.find(at);
-    if (found == mbarriers.end()) fail("there is no mbarrier at %u", at);
+    auto found = more->mbarriers.find(at);
+    if (found == more->mbarriers.end()) fail("there is no mbarrier at %u", at);
     return found->second;
 }
 void end_phase_if_due(Mbarrier &mbarrier) {
@@ -49,6 +87,7 @@ void end_phase_if_due(Mbarrier &mbarrier) {
 void arrive_at(u32 at, int64_t bytes) {
     Mbarrier &mbarrier = mbarrier_at(at);
     if (mbarrier.missing == 0) fail("more arrivals at the mbarrier at %u than it counts", at);
+    events++;
     mbarrier.missing--;
     mbarrier.bytes += bytes;
     end_phase_if_due(mbarrier);
@@ -57,36 +96,22 @@ bool is_over(u32 at, u32 parity) { return (mbarrier_at(at).phase & 1) != parity;
 
 // ---- what threads wrote and neither the copy engine nor wgmma sees yet ----
 
-std::vector<unsigned char> unseen;
-std::vector<std::vector<u32>> written;
-
 void wrote_shared(u32 at, u32 size) {
     for (u32 word = at / 4; word < (at + size) / 4; word++) {
-        unseen[word] = 1;
-        written[current->index].push_back(word);
+        more->unseen[word] = 1;
+        more->written[current->index].push_back(word);
     }
 }
 void check_seen(u32 at, u32 size) {
     check_shared(at, 16);
     for (u32 word = at / 4; word < (at + size + 3) / 4; word++)
-        if (unseen[word]) fail("shared memory at %u was written without async_fence", 4 * word);
+        if (more->unseen[word]) fail("shared memory at %u was written without async_fence", 4 * word);
 }
 
 // ---- the copy engine ----
 
 // Of 128-byte swizzle: bits 4 to 6 of an address are exchanged by bits 7 to 9.
 u32 swizzled(u32 at) { return at ^ (at >> 7 & 7) << 4; }
-
-enum Way { TO_SHARED, TO_GLOBAL, ADDED };
-struct Transfer {
-    Way way;
-    TensorMap map; // Of a copy in a row: base and, as the only dimension, its bytes.
-    u32 shared_at, mbarrier, bytes;
-    int place[4], lane, group;
-    std::vector<unsigned char> read; // Of shared memory, when it was asked for.
-    bool was_read;
-};
-std::vector<Transfer> transfers;
 
 u32 box_bytes(const TensorMap &map) { return map.box[0] * map.box[1] * map.element_bytes; }
 
@@ -159,40 +184,23 @@ void start_load(Transfer it) {
     else if (it.shared_at % 16 || it.bytes % 16 || it.map.base % 16) fail("a copy in a row that is misaligned");
     else check_global((void *)it.map.base, it.bytes, 16);
     if (it.shared_at + bytes > shared_size) fail("a copy beyond shared memory");
-    for (const Transfer &other : transfers) {
+    for (const Transfer &other : more->transfers) {
         u32 size = other.bytes ? other.bytes : box_bytes(other.map);
         if (it.shared_at < other.shared_at + size && other.shared_at < it.shared_at + bytes && !other.was_read)
             fail("two copies at shared address %u at once", it.shared_at);
     }
     mbarrier_at(it.mbarrier);
     memset(shared + it.shared_at, POISON, bytes);
-    transfers.push_back(it);
+    more->transfers.push_back(it);
 }
 void start_store(Transfer it) {
     check_place(it);
     for (u32 at = it.shared_at; at < it.shared_at + box_bytes(it.map); at += 16) check_seen(at, 16);
     it.read = bytes_of_box(it);
-    transfers.push_back(it);
+    more->transfers.push_back(it);
 }
 
 // ---- wgmma ----
-
-// One product under way, as one warp of the warpgroup sees it: its 16 rows of the result.
-struct Product {
-    float *results[32];
-    const u32 *factors[32]; // Null if the left factor is in shared memory.
-    int blocks, group;      // The group is -1 until it is committed.
-    uint64_t left, right;
-    bool add, left_turned, right_turned;
-    std::vector<u32> operands; // Bits of everything that is read, when it was asked for.
-    std::vector<float> sums;   // What is added to: 16 rows.
-};
-struct Warp {
-    std::vector<Product> under_way;
-    int groups;
-    bool fenced;
-};
-Warp warps[MOST_LANES / 32];
 
 const u32 UNDER_WAY = 0x7fdeadffu; // NaN in the sums of a product that is not waited for.
 
@@ -211,7 +219,7 @@ void check_descriptor(uint64_t descriptor, bool turned, int lines) {
 }
 u32 half_at(u32 at) {
     check_shared(at, 2);
-    if (unseen[at / 4]) fail("wgmma reads shared memory at %u that was written without async_fence", at / 4 * 4);
+    if (more->unseen[at / 4]) fail("wgmma reads shared memory at %u that was written without async_fence", at / 4 * 4);
     uint16_t bits;
     memcpy(&bits, shared + at, 2);
     return bits;
@@ -252,7 +260,7 @@ void start_product(Lane **lanes_of_group) {
     check_descriptor(first.right, first.right_turned, 8 * first.blocks);
     for (int w = 0; w < 4; w++) {
         Lane **of_warp = lanes_of_group + 32 * w;
-        Warp &warp = warps[of_warp[0]->index / 32];
+        Warp &warp = more->warps[of_warp[0]->index / 32];
         if (!warp.fenced) fail("wgmma without wgmma_fence since registers may have changed");
         Product it = {};
         it.blocks = first.blocks;
@@ -318,7 +326,7 @@ void wait_for_products(Warp &warp, int warp_in_group, int pending) {
 
 void carry_out_more(Lane **of_warp) {
     int index = of_warp[0]->index / 32;
-    Warp &warp = warps[index];
+    Warp &warp = more->warps[index];
     switch (of_warp[0]->request.kind) {
     case WGMMA_FENCE: warp.fenced = true; break;
     case WGMMA_COMMIT:
@@ -333,53 +341,47 @@ void carry_out_more(Lane **of_warp) {
 
 // ---- the block ----
 
-// In some blocks copies end by and by, in some only when nobody can go on, one at a time.
-bool copies_are_late;
-// How often nobody could go on but threads that wait for another block.
-int spins;
-
 void start_block_more() {
-    mbarriers.clear();
-    transfers.clear();
-    unseen.assign(shared_size / 4 + 1, 0);
-    written.assign(lane_count, {});
-    for (Warp &warp : warps) warp = {};
-    copies_are_late = random_below(2);
-    spins = 0;
+    more->mbarriers.clear();
+    more->transfers.clear();
+    more->unseen.assign(shared_size / 4 + 1, 0);
+    more->written.assign(lane_count, {});
+    for (Warp &warp : more->warps) warp = {};
+    more->copies_are_late = random_below(2);
 }
 
 void end_block_more() {
-    for (const Warp &warp : warps)
+    for (const Warp &warp : more->warps)
         if (!warp.under_way.empty()) fail("a product is under way at the end");
-    for (Transfer &it : transfers) {
+    for (Transfer &it : more->transfers) {
         if (it.way == TO_SHARED || !it.was_read) fail("a copy from or to shared memory is under way at the end");
         end_transfer(it);
     }
 }
 
 bool end_some_transfers(bool stuck) {
-    if (transfers.empty() || (copies_are_late && !stuck)) return false;
+    if (more->transfers.empty() || (more->copies_are_late && !stuck)) return false;
     bool ended = false;
     // Nobody but their own thread waits for stores: while there are loads, they stay behind.
     std::vector<size_t> loads;
-    for (size_t i = 0; i < transfers.size(); i++)
-        if (transfers[i].way == TO_SHARED) loads.push_back(i);
-    size_t only = loads.empty() ? random_below(transfers.size()) : loads[random_below(loads.size())];
-    for (size_t i = 0, number = 0; i < transfers.size(); number++) {
+    for (size_t i = 0; i < more->transfers.size(); i++)
+        if (more->transfers[i].way == TO_SHARED) loads.push_back(i);
+    size_t only = loads.empty() ? random_below(more->transfers.size()) : loads[random_below(loads.size())];
+    for (size_t i = 0, number = 0; i < more->transfers.size(); number++) {
         bool ends = stuck ? number == only : random_below(3) == 0;
         if (!ends) {
             i++;
             continue;
         }
-        end_transfer(transfers[i]);
-        transfers.erase(transfers.begin() + i);
+        end_transfer(more->transfers[i]);
+        more->transfers.erase(more->transfers.begin() + i);
         ended = true;
     }
     return ended;
 }
 
 bool settle_more(bool stuck) {
-    bool moved = false, waits = false;
+    bool moved = false;
     for (int first = 0; first + WARPGROUP <= lane_count; first += WARPGROUP) {
         bool met = true;
         for (int l = 0; l < WARPGROUP; l++) met = met && lanes[first + l]->state == AT_WARPGROUP;
@@ -393,24 +395,19 @@ bool settle_more(bool stuck) {
             lanes[i]->state = READY;
             moved = true;
         }
-        waits = waits || lanes[i]->state == SPINNING;
     }
-    // Blocks run one after the other: what a thread spins for has happened or never will, unless it is a matter of copies.
-    if (moved) spins = 0;
-    if (!stuck || moved || !waits || ++spins > 100) return moved;
-    for (int i = 0; i < lane_count; i++)
-        if (lanes[i]->state == SPINNING) lanes[i]->state = READY;
-    return true;
+    events += moved;
+    return moved;
 }
 
 void await(bool read_only) {
-    for (size_t i = 0; i < transfers.size();) {
-        Transfer &it = transfers[i];
+    for (size_t i = 0; i < more->transfers.size();) {
+        Transfer &it = more->transfers[i];
         bool mine = it.way != TO_SHARED && it.lane == current->index && it.group < current->group;
         if (mine && read_only) read_box(it);
         if (mine && !read_only) {
             end_transfer(it);
-            transfers.erase(transfers.begin() + i);
+            more->transfers.erase(more->transfers.begin() + i);
         } else i++;
     }
 }
@@ -425,13 +422,13 @@ DEVICE void warp_barrier() { twin::together(twin::SYNC); }
 DEVICE void group_barrier(int number, int threads) { barrier_of(number, threads); }
 DEVICE void group_arrive(int number, int threads) {
     if (number < 0 || number >= twin::BARRIERS) twin::fail("there is no barrier %d", number);
-    if (twin::arrived[number] >= threads) twin::fail("more than %d threads came to barrier %d", threads, number);
-    twin::arrived[number]++;
+    if (twin::block->arrived[number] >= threads) twin::fail("more than %d threads came to barrier %d", threads, number);
+    twin::block->arrived[number]++;
 }
 
 DEVICE void mbarrier_init(u32 at, int arrivals) {
     twin::check_shared(at, 8);
-    twin::mbarriers[at] = {arrivals, arrivals, 0, 0};
+    twin::more->mbarriers[at] = {arrivals, arrivals, 0, 0};
 }
 DEVICE void mbarrier_init_fence() {}
 DEVICE void mbarrier_arrive(u32 at) { twin::arrive_at(at, 0); }
@@ -465,8 +462,8 @@ DEVICE void bulk_commit() { twin::current->group++; }
 DEVICE void bulk_wait_read() { twin::await(true); }
 DEVICE void bulk_wait() { twin::await(false); }
 DEVICE void async_fence() {
-    std::vector<u32> &mine = twin::written[twin::current->index];
-    for (u32 word : mine) twin::unseen[word] = 0;
+    std::vector<u32> &mine = twin::more->written[twin::current->index];
+    for (u32 word : mine) twin::more->unseen[word] = 0;
     mine.clear();
 }
 

@@ -1,9 +1,10 @@
-// The machine of the host twin: blocks of lanes on one core.
+// The machine of the host twin: blocks of lanes on one core, one after the other or some of them in turns.
 //
 // Each lane of a block runs on a stack of its own until it meets something that lanes do together; when the whole warp (or
 // warpgroup, or block) has met it, it is carried out by a plain definition of what the PTX ISA says, and the lanes go on. Warps
-// run as far apart as barriers allow, in an order drawn from a seed, so that a missing barrier changes results. A broken rule
-// (an access outside of a buffer, a misaligned address, a block in which nobody can go on) ends the program with a message.
+// run as far apart as barriers allow, in an order drawn from a seed, so that a missing barrier changes results; so do blocks that
+// are on the machine at once. A broken rule (an access outside of a buffer, a misaligned address, a block in which nobody can go
+// on, blocks that wait for each other) ends the program with a message.
 #pragma once
 
 #include <csetjmp>
@@ -14,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ucontext.h>
+#include <vector>
 
 typedef unsigned int u32;
 typedef unsigned short u16;
@@ -79,7 +81,6 @@ struct Request {
     bool add, left_turned, right_turned;
 };
 
-const int MOST_COPIES = 4096, MOST_GROUPS = 8;
 struct Copy {
     u32 to;
     const void *from;
@@ -92,8 +93,8 @@ struct Lane {
     int index;
     State state;
     Request request;
-    Copy copies[MOST_COPIES];
-    int copy_count, group;
+    std::vector<Copy> copies;
+    int group;
     // At a barrier: which, and for how many; at an mbarrier: where, and for the end of which phase.
     int barrier, threads;
     u32 mbarrier, parity;
@@ -103,12 +104,37 @@ struct Lane {
     unsigned char *stack;
 };
 
-Lane *lanes[MOST_LANES];
+// What a block has beyond that: generation 2 keeps more of it, see hopper.hpp.
+struct More;
+
+// Barriers of a block, by number.
+const int BARRIERS = 16;
+
+// A block on the machine.
+struct Block {
+    int at[3];
+    Lane **lanes;
+    unsigned char *shared;
+    More *more;
+    // Warps that came to a barrier without waiting for it, by its number.
+    int arrived[BARRIERS];
+    // The warp that was last left with some lanes behind the others, which then is slow; -1 if there is none.
+    int parted;
+    // Warps that are slow at the moment: they run only when no other can go on.
+    int first_slow, end_slow;
+};
+
+// The one that runs, and parts of it.
+Block *block = nullptr;
+Lane **lanes = nullptr;
+More *more = nullptr;
 Lane *current = nullptr;
 jmp_buf scheduler;
 ucontext_t scheduler_start;
-int lane_count = 0, block_at[3], grid_size[3];
+int lane_count = 0, grid_size[3];
 uint64_t bank_conflicts = 0, steps = 0;
+// Counts whatever brings a block on; a lane that looks in vain whether another block is done does not.
+uint64_t events = 0;
 
 void wait_as(State state) {
     current->state = state;
@@ -211,6 +237,7 @@ void any(Lane **warp) {
 }
 
 // Generation 2 does more together; see hopper.hpp.
+More *new_more();
 void carry_out_more(Lane **warp);
 bool settle_more(bool stuck);
 void start_block_more();
@@ -231,6 +258,7 @@ void carry_out(Lane **warp) {
     default: carry_out_more(warp);
     }
     for (int l = 0; l < 32; l++) warp[l]->state = READY;
+    events++;
 }
 
 // ---- blocks ----
@@ -252,9 +280,6 @@ void shuffle_order(int *order, int count) {
     }
 }
 
-// The warp that was last left with some lanes behind the others, which then is slow; -1 if there is none.
-int parted = -1;
-
 // Runs a warp until none of its lanes can go on; says whether any could.
 bool run_warp(Lane **warp) {
     int order[32];
@@ -266,7 +291,7 @@ bool run_warp(Lane **warp) {
         for (int i = 0; i < 32; i++) {
             if (warp[order[i]]->state != READY) continue;
             if (ran && i >= stop) {
-                parted = warp[0]->index / 32;
+                block->parted = warp[0]->index / 32;
                 return true;
             }
             run_lane(warp[order[i]]);
@@ -285,15 +310,11 @@ bool run_warp(Lane **warp) {
     }
 }
 
-// Warps that came to a barrier without waiting for it, by its number.
-const int BARRIERS = 16;
-int arrived[BARRIERS];
-
 // Opens barriers that as many threads have come to as were to come.
 bool open_barriers() {
     bool opened = false;
     for (int barrier = 0; barrier < BARRIERS; barrier++) {
-        int count = arrived[barrier], threads = 0;
+        int count = block->arrived[barrier], threads = 0;
         for (int i = 0; i < lane_count; i++) {
             if (lanes[i]->state != AT_BARRIER || lanes[i]->barrier != barrier) continue;
             if (threads && lanes[i]->threads != threads) fail("barrier %d is for different numbers of threads", barrier);
@@ -307,8 +328,9 @@ bool open_barriers() {
             if (waits(i) != waits(i / 32 * 32)) fail("a part of a warp came to barrier %d", barrier);
         for (int i = 0; i < lane_count; i++)
             if (waits(i)) lanes[i]->state = READY;
-        arrived[barrier] = 0;
+        block->arrived[barrier] = 0;
         opened = true;
+        events++;
     }
     return opened;
 }
@@ -327,14 +349,29 @@ void describe_hanging() {
     fail("a block hangs");
 }
 
-void run_block() {
+void enter(Block &it) {
+    block = &it;
+    lanes = it.lanes;
+    shared = it.shared;
+    more = it.more;
+}
+
+// Makes a place on the machine ready for a block.
+void begin_block(Block &it, uint64_t number) {
+    enter(it);
+    it.at[0] = (int)(number % grid_size[0]);
+    it.at[1] = (int)(number / grid_size[0] % grid_size[1]);
+    it.at[2] = (int)(number / grid_size[0] / grid_size[1]);
     memset(shared, POISON, shared_size);
-    memset(arrived, 0, sizeof arrived);
+    memset(it.arrived, 0, sizeof it.arrived);
+    it.parted = -1;
+    it.first_slow = it.end_slow = 0;
     for (int i = 0; i < lane_count; i++) {
         Lane *lane = lanes[i];
         lane->state = READY;
         lane->started = false;
-        lane->copy_count = lane->group = 0;
+        lane->copies.clear();
+        lane->group = 0;
         getcontext(&lane->start);
         lane->start.uc_stack.ss_sp = lane->stack;
         lane->start.uc_stack.ss_size = STACK;
@@ -342,49 +379,91 @@ void run_block() {
         makecontext(&lane->start, lane_main, 0);
     }
     start_block_more();
-    // Some warps, other ones from time to time, are slow: they run only when no other can go on.
-    int warps = lane_count / 32, order[MOST_LANES / 32], first_slow = 0, end_slow = 0;
-    for (;;) {
-        if (random_below(4) == 0) {
-            first_slow = random_below(warps + 1);
-            end_slow = first_slow + 1;
-            if (random_below(2)) first_slow = first_slow / 4 * 4, end_slow = first_slow + 4;
-        }
-        auto run = [&](bool slow) {
-            bool moved = false;
-            shuffle_order(order, warps);
-            for (int i = 0; i < warps; i++)
-                if ((order[i] >= first_slow && order[i] < end_slow) == slow) moved |= run_warp(lanes + 32 * order[i]);
-            return moved;
-        };
-        bool moved = run(false), done = true;
-        if (parted >= 0) first_slow = parted, end_slow = parted + 1, parted = -1;
-        moved |= open_barriers();
-        moved |= settle_more(false);
-        bool copies_first = random_below(2);
-        if (!moved && copies_first) moved = settle_more(true);
-        if (!moved) moved = run(true);
-        if (!moved) moved = open_barriers();
-        for (int i = 0; i < lane_count; i++) done = done && lanes[i]->state == DONE;
-        if (done) break;
-        if (!moved && !settle_more(true)) describe_hanging();
-    }
-    end_block_more();
 }
 
-void run_grid(void (*kernel)(), int threads, u32 seed) {
+// Runs the warps of the block that can go on, some of them only if no other can. False if all are done.
+bool run_block_on() {
+    int warps = lane_count / 32, order[MOST_LANES / 32];
+    int &first_slow = block->first_slow, &end_slow = block->end_slow;
+    if (random_below(4) == 0) {
+        first_slow = random_below(warps + 1);
+        end_slow = first_slow + 1;
+        if (random_below(2)) first_slow = first_slow / 4 * 4, end_slow = first_slow + 4;
+    }
+    auto run = [&](bool slow) {
+        bool moved = false;
+        shuffle_order(order, warps);
+        for (int i = 0; i < warps; i++)
+            if ((order[i] >= first_slow && order[i] < end_slow) == slow) moved |= run_warp(lanes + 32 * order[i]);
+        return moved;
+    };
+    bool moved = run(false), done = true;
+    if (block->parted >= 0) first_slow = block->parted, end_slow = block->parted + 1, block->parted = -1;
+    moved |= open_barriers();
+    moved |= settle_more(false);
+    bool copies_first = random_below(2);
+    if (!moved && copies_first) moved = settle_more(true);
+    if (!moved) moved = run(true);
+    if (!moved) moved = open_barriers();
+    for (int i = 0; i < lane_count; i++) done = done && lanes[i]->state == DONE;
+    if (done) return false;
+    if (moved || settle_more(true)) return true;
+    // Nobody can go on but threads that look whether another block is done, which they do again.
+    bool looks = false;
+    for (int i = 0; i < lane_count; i++)
+        if (lanes[i]->state == SPINNING) lanes[i]->state = READY, looks = true;
+    if (!looks) describe_hanging();
+    return true;
+}
+
+Block *new_block() {
+    Block *it = new Block();
+    it->lanes = new Lane *[lane_count];
+    for (int i = 0; i < lane_count; i++) {
+        it->lanes[i] = new Lane();
+        it->lanes[i]->index = i;
+        it->lanes[i]->stack = (unsigned char *)malloc(STACK);
+    }
+    it->shared = (unsigned char *)aligned_alloc(1024, (shared_size + 1023) / 1024 * 1024 + 1024);
+    it->more = new_more();
+    return it;
+}
+
+// Runs all blocks of the grid, `at_once` of them on the machine at any time: one that is done makes room for the next. They take
+// turns of random length, and one of them, another one from time to time, only when no other gets on.
+void run_grid(void (*kernel)(), int threads, u32 seed, u32 at_once) {
     if (threads % 32 || threads > MOST_LANES) fail("a block of %d threads", threads);
     body = kernel;
     random_state = seed;
     lane_count = threads;
-    for (int i = 0; i < threads; i++) {
-        lanes[i] = new Lane();
-        lanes[i]->index = i;
-        lanes[i]->stack = (unsigned char *)malloc(STACK);
+    uint64_t count = (uint64_t)grid_size[0] * grid_size[1] * grid_size[2], begun = 0, before = 0;
+    std::vector<Block *> resident;
+    for (; begun < count && begun < at_once; begun++) {
+        resident.push_back(new_block());
+        begin_block(*resident.back(), begun);
     }
-    for (block_at[2] = 0; block_at[2] < grid_size[2]; block_at[2]++)
-        for (block_at[1] = 0; block_at[1] < grid_size[1]; block_at[1]++)
-            for (block_at[0] = 0; block_at[0] < grid_size[0]; block_at[0]++) run_block();
+    // Turns in which nothing happened, one after the other.
+    u32 idle = 0, slow = 0;
+    while (!resident.empty()) {
+        u32 blocks = (u32)resident.size();
+        if (random_below(32) == 0) slow = random_below(2 * blocks);
+        u32 pick = random_below(blocks);
+        if (pick == slow && blocks > 1 && idle == 0 && random_below(64)) continue;
+        enter(*resident[pick]);
+        bool goes_on = true;
+        for (u32 left = random_below(8) + 1; goes_on && left > 0; left--) goes_on = run_block_on();
+        if (!goes_on) {
+            end_block_more();
+            if (begun < count) begin_block(*resident[pick], begun++);
+            else resident.erase(resident.begin() + pick);
+        }
+        idle = goes_on && events == before ? idle + 1 : 0;
+        before = events;
+        if (idle > 100 * blocks) {
+            fprintf(stderr, "blocks wait for each other; of one\n");
+            describe_hanging();
+        }
+    }
 }
 
 } // namespace twin

@@ -1,8 +1,8 @@
 // One launch, read from standard input and answered on standard output, as testkit's twin.rs writes and reads them.
 //
-// In: u32 grid[3], threads, shared bytes, seed, size of Params, buffers, pointers; Params, whose first fields, as many as
-// there are pointers, hold 0 or the number of a buffer, from 1 on (of generation 2 the whole Launch, whose descriptors and
-// turns hold such numbers, too); then each buffer as u64 size and bytes.
+// In: u32 grid[3], threads, shared bytes, seed, size of Params, buffers, pointers, blocks at once; Params, whose first fields,
+// as many as there are pointers, hold 0 or the number of a buffer, from 1 on (of generation 2 the whole Launch, whose
+// descriptors and turns hold such numbers, too); then each buffer as u64 size and bytes.
 // Out: the buffers' bytes in order; u64 conflicts.
 #pragma once
 
@@ -27,7 +27,7 @@ static void read_all(void *to, size_t size) {
 }
 
 int main() {
-    u32 header[9];
+    u32 header[10];
     read_all(header, sizeof header);
     if (header[6] != sizeof arguments) twin::fail("Params has %u bytes there and %d here", header[6], (int)sizeof arguments);
     read_all(&arguments, sizeof arguments);
@@ -49,8 +49,7 @@ int main() {
 #endif
     for (int i = 0; i < 3; i++) twin::grid_size[i] = (int)header[i];
     twin::shared_size = header[4];
-    twin::shared = (unsigned char *)aligned_alloc(1024, (header[4] + 1023) / 1024 * 1024 + 1024);
-    twin::run_grid(launch_kernel, (int)header[3], header[5]);
+    twin::run_grid(launch_kernel, (int)header[3], header[5], header[9]);
     for (int i = 0; i < twin::buffer_count; i++) {
         const twin::Buffer &buffer = twin::buffers[i];
         for (int j = 0; j < twin::GUARD; j++)

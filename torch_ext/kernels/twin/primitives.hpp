@@ -6,6 +6,7 @@
 #define DEVICE static inline
 #define MEMBER inline
 #define KERNEL(threads, blocks) extern "C" void
+#define INLINED __attribute__((always_inline))
 #define UNROLL
 #define UNROLL_BY(count)
 
@@ -14,9 +15,9 @@ struct alignas(16) Chunk {
 };
 
 DEVICE int thread_index() { return twin::current->index; }
-DEVICE int block_x() { return twin::block_at[0]; }
-DEVICE int block_y() { return twin::block_at[1]; }
-DEVICE int block_z() { return twin::block_at[2]; }
+DEVICE int block_x() { return twin::block->at[0]; }
+DEVICE int block_y() { return twin::block->at[1]; }
+DEVICE int block_z() { return twin::block->at[2]; }
 DEVICE int grid_x() { return twin::grid_size[0]; }
 
 DEVICE u32 shared_address(u32 byte) { return byte; }
@@ -37,15 +38,14 @@ DEVICE void copy_async(u32 to, const void *from, u32 bytes) {
     twin::check_shared(to, 16);
     if (bytes) twin::check_global(from, 16, 16);
     else if ((uintptr_t)from % 16) twin::fail("an asynchronous copy from a misaligned address");
-    if (lane.copy_count == twin::MOST_COPIES) twin::fail("more asynchronous copies than the twin keeps");
     memset(twin::shared + to, twin::POISON, 16);
-    lane.copies[lane.copy_count++] = {to, from, bytes, lane.group};
+    lane.copies.push_back({to, from, bytes, lane.group});
 }
 DEVICE void copy_commit() { twin::current->group++; }
 template <int PENDING> DEVICE void copy_wait() {
     twin::Lane &lane = *twin::current;
-    int kept = 0;
-    for (int i = 0; i < lane.copy_count; i++) {
+    size_t kept = 0;
+    for (size_t i = 0; i < lane.copies.size(); i++) {
         twin::Copy copy = lane.copies[i];
         // Copies that are in no group yet, and those of the last groups, stay on their way.
         if (copy.group >= lane.group - PENDING) {
@@ -55,7 +55,7 @@ template <int PENDING> DEVICE void copy_wait() {
         memset(twin::shared + copy.to, 0, 16);
         memcpy(twin::shared + copy.to, copy.from, copy.bytes);
     }
-    lane.copy_count = kept;
+    lane.copies.resize(kept);
 }
 
 // ---- what a warp does together ----
@@ -206,6 +206,7 @@ DEVICE void store_shared_word(u32 address, u32 word) {
 
 #ifndef HOPPER
 // Kernels of generation 1 do no more than the above.
+twin::More *twin::new_more() { return nullptr; }
 void twin::carry_out_more(Lane **) { fail("a warp does nothing together"); }
 bool twin::settle_more(bool) { return false; }
 void twin::start_block_more() {}

@@ -66,6 +66,37 @@ pub fn instructions(cubin: &[u8], function: &str) -> Option<Vec<(Instruction, us
     Some(NUMBERS.iter().map(|&(number, instruction)| (instruction, count(number))).collect())
 }
 
+/// Number of an exponential or another special function: `MUFU`.
+const MUFU: u16 = 0x108;
+/// Number of what opens products of a warpgroup and of what waits for them: `WARPGROUP`.
+const WARPGROUP: u16 = 0x1c5;
+
+/// How many special functions of a function, exponentials above all, are computed while products of a warpgroup are under way,
+/// and how many there are: in the order of the machine code, those after a product, or a wait that leaves some, and before the
+/// next wait for all. The assembler is free to move a wait before arithmetic that was written before it, and nothing but speed
+/// tells.
+#[must_use]
+pub fn special_under_way(cubin: &[u8], function: &str) -> Option<(usize, usize)> {
+    let code = section(cubin, &format!(".text.{function}"))?;
+    let (mut is_under_way, mut under_way, mut all) = (false, 0, 0);
+    for word in code.chunks_exact(16) {
+        let bits =
+            |from: usize| word[from..from + 8].iter().rev().fold(0_u64, |bits, &byte| bits << 8 | u64::from(byte));
+        let (low, high) = (bits(0), bits(8));
+        match (low & 0x1ff) as u16 {
+            0x1f0 => is_under_way = true,
+            // A wait, not an opening, and how many groups it leaves.
+            WARPGROUP if low >> 47 & 1 == 1 => is_under_way = high >> 8 & 0x3f != 0,
+            MUFU => {
+                all += 1;
+                under_way += usize::from(is_under_way);
+            }
+            _ => {}
+        }
+    }
+    Some((under_way, all))
+}
+
 /// The bytes of a section of an ELF file of 64 bits, by its name.
 fn section<'a>(file: &'a [u8], name: &str) -> Option<&'a [u8]> {
     if !file.starts_with(b"\x7fELF\x02\x01") {
@@ -126,6 +157,30 @@ mod tests {
             [Instruction::Hgmma, Instruction::Utmaldg, Instruction::Hmma, Instruction::Stl].map(of),
             [2, 1, 1, 0]
         );
+    }
+
+    #[test]
+    fn a_special_function_is_under_way_from_a_product_to_the_wait_for_all() {
+        // As `nvdisasm -hex` 13.2 has them.
+        let (arrive, product) = ((0x79c5_u64, 0x000f_e200_0000_0000_u64), (0x79f0, 0));
+        let wait = |pending: u64| (0x0000_8000_0000_79c5, 0x000f_e400_0001_0000 | pending << 8);
+        let exponential = (0x0000_0018_0018_7308, 0x000e_6200_0000_0800);
+        let words = [
+            exponential,
+            arrive,
+            exponential,
+            product,
+            exponential,
+            wait(1),
+            exponential,
+            exponential,
+            wait(0),
+            exponential,
+        ];
+        let code: Vec<u8> =
+            words.iter().flat_map(|(low, high)| [low.to_le_bytes(), high.to_le_bytes()].concat()).collect();
+        assert_eq!(special_under_way(&file(".text.some", &code), "some"), Some((3, 6)));
+        assert_eq!(special_under_way(&code, "some"), None);
     }
 
     #[test]

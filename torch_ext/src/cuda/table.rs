@@ -48,6 +48,11 @@ pub trait TableKernel: Send + Sync {
         &[]
     }
 
+    /// Exponentials (of those that stand in its machine code once) that are to be computed while products are under way.
+    fn exponentials_under_way(&self) -> usize {
+        0
+    }
+
     /// The whole text, complete without any header.
     fn source(&self) -> String {
         self.parts().into_iter().map(|(file, text)| format!("#line 1 \"{file}\"\n{text}\n")).collect()

@@ -52,6 +52,7 @@ impl Machine for Twin {
             threads: kernel.threads(),
             shared_bytes: kernel.shared_bytes(),
             seed: self.seed,
+            at_once: 1,
             params: &params,
             pointers: P::POINTERS,
             buffers: &mut buffers,

@@ -4,16 +4,31 @@ set -u -o pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 python=${PYTHON:-python3}
-all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_attention bench_heads bench_hopper bench_kernels model speed smollm2"
+# In the order in which they build on each other: what runs is right, what is right is fast, what is fast serves a model.
+all_steps="environment doctor kernels case_table fused_cases contract memcheck racecheck fused_memcheck fused_racecheck bench_hopper attention_peers bench_masks bench_attention bench_heads bench_kernels planner train_7b train_13b train_peer model speed evaluation smollm2"
+# What a quarter of an hour is best spent on, the most valuable first; each is cut off at its share.
+first_steps="environment case_table bench_hopper attention_peers fused_cases train_7b train_peer bench_masks bench_kernels"
 
 lacks() {
     echo "run.sh: $*" >&2
     exit 2
 }
 
+# Seconds that a step may take with --first.
+share_of() {
+    case "$1" in
+        case_table) echo 240 ;;
+        bench_hopper | attention_peers | bench_masks | train_7b | train_peer) echo 75 ;;
+        *) echo 60 ;;
+    esac
+}
+
+first= rehearsal=
 case "${1:-}" in
     "") ;;
-    --list) echo "$all_steps"; exit 0 ;;
+    --first) first=yes; STEPS=${STEPS:-$first_steps} ;;
+    --rehearse) rehearsal=yes ;;
+    --list) printf '%s\nwith --first: %s\n' "$all_steps" "$first_steps"; exit 0 ;;
     *) sed 's/^/  /' "$here/README.txt"; exit 2 ;;
 esac
 
@@ -45,6 +60,7 @@ export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 bowline="$here/bin/bowline"
 contract="$here/bin/contract"
 fused="$here/bin/fused"
+export here python version torch bowline contract fused
 
 if ! complaint=$("$bowline" --version 2>&1); then
     case "$complaint" in
@@ -66,9 +82,28 @@ if [ "$(field available)" = True ]; then
     device=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
     device=${device:-cuda}
 fi
+# What steps run on, and how much.
+set -a
+on=cuda:0 dtype=bfloat16 ours=cuda hopper=hopper,hopper-unordered heads=16 more_heads=32
+lengths=4096,8192,16384,32768 masked_lengths=32768,65536
+big=llama-2-7b bigger=llama-2-13b peer_shape=llama-2-7b contexts="4096 16384 32768" longest=131072
+lean=optimizer=bfloat16,gradients=in-backward leaner=optimizer=int8,gradients=in-backward
+kernels_7b="--bar 0.85" kernels_13b="--bar 0.85 --hidden 5120 --inner 13824 --vocab 32001" curve=
+if [ -n "$first" ]; then
+    lengths=8192,32768 masked_lengths=32768 contexts=8192
+elif [ -n "$rehearsal" ]; then
+    # The same commands on the CPU and small.
+    on=cpu dtype=float32 ours=tiled hopper=tiled heads=2 more_heads=2 lengths=128,256 masked_lengths=512
+    big=bundled bigger=bundled peer_shape=tiny contexts="128 256" longest=512
+    kernels_7b="--tokens 64 --hidden 256 --inner 512 --vocab 500 --parameters 4096 --repeats 2" kernels_13b=$kernels_7b
+    curve="--cases curve --curve-length 256 --points 4 --repeats 1"
+    [ "$device" != none ] || device=rehearsal
+fi
+set +a
 slug=$(printf '%s' "$device" | tr -cs 'A-Za-z0-9' '-' | sed 's/^-//; s/-$//')
 out="$here/results/$(date -u +%Y-%m-%d_%H%M%S)_$slug"
 mkdir -p "$out" || lacks "cannot make $out"
+export out
 cp "$here/commit.txt" "$out/"
 echo "device: $device" | tee "$out/summary.txt"
 
@@ -102,63 +137,117 @@ racecheck() { sanitized racecheck "$contract" --nocapture on_cuda::every_kernel;
 fused_memcheck() { sanitized memcheck "$fused" --nocapture on_device::every_kernel; }
 fused_racecheck() { sanitized racecheck "$fused" --nocapture on_device::every_kernel; }
 bench_attention() {
-    "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 4096,8192,16384 \
+    "$bowline" bench attention --device "$on" --dtype "$dtype" --backends "$ours" --heads "$heads" --lengths "$lengths" \
         --head-dims 128 --out "$out/bench_attention" --json
 }
-# Kernels made for one chip; nothing to measure elsewhere.
+# Kernels made for one chip; nothing to measure elsewhere. In a fixed order of sums, and what that costs.
+on_hopper() { nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -qx 9.0; }
 bench_hopper() {
-    nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -qx 9.0 || { echo "no Hopper device"; return 0; }
-    "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends hopper --heads 32 \
-        --lengths 4096,8192,16384,32768 --head-dims 64,128 --out "$out/bench_hopper" --json
+    on_hopper || [ "$on" = cpu ] || { echo "no Hopper device"; return 0; }
+    "$bowline" bench attention --device "$on" --dtype "$dtype" --backends "$hopper" --heads "$more_heads" \
+        --cases causal,alibi --lengths "$lengths" --head-dims 64,128 --out "$out/bench_hopper" --json
+}
+# Time by visible area: a window of 1024 and 8 documents, beside causal at the same length.
+bench_masks() {
+    on_hopper || [ "$on" = cpu ] || { echo "no Hopper device"; return 0; }
+    "$bowline" bench attention --device "$on" --dtype "$dtype" --backends "${hopper%%,*}" --heads "$more_heads" \
+        --cases causal,window,documents --lengths "$masked_lengths" --head-dims 128 --repeats 3 --out "$out/bench_masks" --json
+}
+# cuDNN, FlashAttention and FlexAttention with ALiBi, by PyTorch itself.
+attention_peers() {
+    "$python" "$here/scripts/bench_gpu_peers.py" attention --device "${on%%:*}" --heads "$more_heads" --lengths "$lengths" \
+        --head-dims 64,128 --json "$out/attention_peers.json"
 }
 bench_heads() {
-    "$bowline" bench attention --device cuda:0 --dtype bfloat16 --backends cuda --heads 16 --lengths 8192 \
+    "$bowline" bench attention --device "$on" --dtype "$dtype" --backends "$ours" --heads "$heads" --lengths "${lengths##*,}" \
         --head-dims 64,80,256 --out "$out/bench_heads" --json
 }
 # LLaMA-2 7B's and 13B's sizes: every kernel at 85 % of a copy's speed or more.
 bench_kernels() {
-    "$bowline" bench kernels --device cuda:0 --bar 0.85 --out "$out/bench_kernels_7b.json" &&
-        "$bowline" bench kernels --device cuda:0 --hidden 5120 --inner 13824 --vocab 32001 --bar 0.85 \
-            --out "$out/bench_kernels_13b.json"
+    # Options, each a word.
+    "$bowline" bench kernels --device "$on" $kernels_7b --out "$out/bench_kernels_7b.json" &&
+        "$bowline" bench kernels --device "$on" $kernels_13b --out "$out/bench_kernels_13b.json"
 }
 # The bundled model finds a text as likely whatever computes its attention; bfloat16 leaves them a percent.
 model() {
     local backend
-    for backend in libtorch cuda reference; do
-        "$bowline" score bundled --text "$here/assets/text/PROVENANCE.md" --device cuda:0 --dtype bfloat16 \
+    for backend in libtorch "$ours" reference; do
+        "$bowline" score bundled --text "$here/assets/text/PROVENANCE.md" --device "$on" --dtype "$dtype" \
             --backend "$backend" --json "$out/score_$backend.json" || return
     done
-    "$python" - "$out" <<'PY'
+    "$python" - "$out" "$ours" <<'PY'
 import json, sys
-found = {name: json.load(open(f"{sys.argv[1]}/score_{name}.json"))["perplexity"] for name in ("libtorch", "cuda", "reference")}
+found = {name: json.load(open(f"{sys.argv[1]}/score_{name}.json"))["perplexity"] for name in ("libtorch", sys.argv[2], "reference")}
 print(found)
 sys.exit(any(not abs(value / found["reference"] - 1) < 0.01 for value in found.values()))
 PY
 }
 speed() {
     local backend
-    for backend in libtorch cuda; do
-        "$bowline" bench score bundled --device cuda:0 --dtype bfloat16 --backend "$backend" --json || return
-        "$bowline" bench train bundled --device cuda:0 --dtype bfloat16 --backend "$backend" --json || return
+    for backend in libtorch "$ours"; do
+        "$bowline" bench score bundled --device "$on" --dtype "$dtype" --backend "$backend" --json || return
+        "$bowline" bench train bundled --device "$on" --dtype "$dtype" --backend "$backend" --json || return
     done
 }
+
+# Training of a known shape with random weights: one JSON row for each policy and length, its peak beside the predicted one.
+# What does not fit is told and is no failure; that nothing fits is.
+trained() {
+    local shape=$1 row passed=0 policy length
+    shift
+    for row in "$@"; do
+        policy=${row%%@*} length=${row##*@}
+        echo "== $shape $policy $length"
+        if "$bowline" bench train "$shape" --random-weights --device "$on" --dtype "$dtype" --policy "$policy" --context "$length" \
+            --steps 2 --json; then passed=$((passed + 1)); fi
+    done
+    [ "$passed" -gt 0 ]
+}
+planner() {
+    local policy length rows=
+    for policy in all light attention layers attention,offload=true; do
+        for length in $contexts "$longest"; do rows="$rows $policy,$lean@$length"; done
+    done
+    trained "$big" $rows && trained "$bigger" "attention,$leaner@${contexts##* }" "layers,$leaner@${contexts##* }" \
+        "attention,offload=true,$leaner@$longest"
+}
+train_7b() {
+    local length rows=
+    for length in $contexts; do rows="$rows attention,$lean@$length"; done
+    trained "$big" $rows
+}
+train_13b() { trained "$bigger" "attention,$leaner@${contexts%% *}" "attention,$leaner@${contexts##* }"; }
+# The same by transformers, in the same run.
+train_peer() {
+    local length
+    for length in $contexts; do
+        "$python" "$here/scripts/bench_gpu_peers.py" train --device "${on%%:*}" --shape "$peer_shape" --context "$length" \
+            --json "$out/train_peer_$length.json" || return
+    done
+}
+evaluation() { "$bowline" bench eval --device "$on" --dtype "$dtype" $curve --json; }
 
 # A real model from 8K to 32K tokens, by every method, with and without training: see docs/models.md of the repository.
 smollm2() {
     (cd "$SMOLLM2" && "$bowline" run smollm2-135m-32k --device cuda:0 --out "$out/smollm2-135m-32k")
 }
 
+export -f $(compgen -A function)
+
 failed=0
 run() {
     local name=$1 begun=$SECONDS state=passed
     echo "== $name"
-    "$name" >"$out/$name.txt" 2>"$out/$name.err" || { state="FAILED ($?)"; failed=$((failed + 1)); tail -n 5 "$out/$name.err" "$out/$name.txt"; }
+    # Functions are known to the shell that `timeout` starts; without a limit it waits as long as it takes.
+    timeout --kill-after 5 "$([ -n "$first" ] && share_of "$name" || echo 0)" bash -o pipefail -c "$name" \
+        >"$out/$name.txt" 2>"$out/$name.err" || { state="FAILED ($?)"; failed=$((failed + 1)); tail -n 5 "$out/$name.err" "$out/$name.txt"; }
     echo "$name: $state, $((SECONDS - begun)) s" | tee -a "$out/summary.txt"
 }
 skip() {
     echo "$1: skipped, $2" | tee -a "$out/summary.txt"
 }
 
+export sanitizer
 sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -n 1)
 for name in ${STEPS:-$all_steps}; do
     case " $all_steps " in *" $name "*) ;; *) lacks "there is no step $name; the steps are $all_steps" ;; esac
@@ -167,6 +256,8 @@ for name in ${STEPS:-$all_steps}; do
         *)
             if [ "$device" = none ]; then
                 skip "$name" "there is no CUDA device"
+            elif [ -n "$rehearsal" ] && case "$name" in *check | smollm2) true ;; *) false ;; esac; then
+                skip "$name" "it cannot be rehearsed"
             elif [ "$name" = smollm2 ] && [ ! -d "${SMOLLM2:-}/books" ]; then
                 skip "$name" "SMOLLM2 names no folder with the model and books"
             elif [ "${name%check}" != "$name" ] && [ -z "$sanitizer" ]; then
@@ -186,4 +277,4 @@ done
 tar -C "$here/results" --exclude=checkpoints --exclude=.tokens -czf "$out.tar.gz" "$(basename "$out")"
 echo "results: $out.tar.gz"
 [ "$failed" -eq 0 ] || exit 1
-[ "$device" != none ] || lacks "there is no CUDA device: $(field explanation)"
+[ "$device" != none ] || [ -n "$rehearsal" ] || lacks "there is no CUDA device: $(field explanation)"

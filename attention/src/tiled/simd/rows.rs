@@ -221,15 +221,8 @@ impl Work for LogSumExp<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f32, f32) {
-        let largest = largest(simd, self.logits);
-        let (reference, mut sums) = (simd.splat(largest), [simd.splat(0.0); 2]);
-        let mut at = 0;
-        while at < self.logits.len() {
-            let weight = exp(simd, simd.sub(load(simd, self.logits, at, f32::NEG_INFINITY), reference));
-            sums = [sums[1], simd.add(sums[0], weight)];
-            at = at.wrapping_add(S::LANES);
-        }
-        (largest, total(simd, simd.add(sums[0], sums[1])))
+        let mut logits = self.logits;
+        exponentials(simd, &mut logits, |_, _, _| {})
     }
 }
 
@@ -246,24 +239,32 @@ impl Work for SoftmaxTimes<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> (f32, f32) {
-        let largest = largest(simd, self.logits);
-        let (reference, mut sums) = (simd.splat(largest), [simd.splat(0.0); 2]);
+        let Self { mut logits, factor } = self;
+        let (largest, sum) = exponentials(simd, &mut logits, |row, at, weight| store(simd, row, at, weight));
+        let scale = simd.splat(factor / sum);
         let mut at = 0;
-        while at < self.logits.len() {
-            let weight = exp(simd, simd.sub(load(simd, self.logits, at, f32::NEG_INFINITY), reference));
-            store(simd, self.logits, at, weight);
-            sums = [sums[1], simd.add(sums[0], weight)];
-            at = at.wrapping_add(S::LANES);
-        }
-        let sum = total(simd, simd.add(sums[0], sums[1]));
-        let scale = simd.splat(self.factor / sum);
-        let mut at = 0;
-        while at < self.logits.len() {
-            store(simd, self.logits, at, simd.mul(load(simd, self.logits, at, 0.0), scale));
+        while at < logits.len() {
+            store(simd, logits, at, simd.mul(load(simd, logits, at, 0.0), scale));
             at = at.wrapping_add(S::LANES);
         }
         (largest, sum)
     }
+}
+
+/// The largest number of a row, and the sum of exponentials of what all are less; `each` gets every vector of these with its
+/// place.
+#[inline(always)]
+fn exponentials<S: Simd, R: AsRef<[f32]>>(simd: S, row: &mut R, each: impl Fn(&mut R, usize, S::V)) -> (f32, f32) {
+    let largest = largest(simd, row.as_ref());
+    let (reference, mut sums) = (simd.splat(largest), [simd.splat(0.0); 2]);
+    let mut at = 0;
+    while at < row.as_ref().len() {
+        let weight = exp(simd, simd.sub(load(simd, row.as_ref(), at, f32::NEG_INFINITY), reference));
+        each(row, at, weight);
+        sums = [sums[1], simd.add(sums[0], weight)];
+        at = at.wrapping_add(S::LANES);
+    }
+    (largest, total(simd, simd.add(sums[0], sums[1])))
 }
 
 /// The largest number of a row; one that is NaN may be passed over.
