@@ -6,7 +6,7 @@ use bowline::model::{LoadOptions, ModelFolder};
 use eval::haystack::Haystack;
 use eval::passkey::{Generator, Variant};
 use eval::tasks::needle::{Needle, NeedleOptions};
-use eval::{Branching, LanguageModel, Prefix, SampleLog, Task, TokenScore};
+use eval::{Branching, LanguageModel, Prefix, Question, Reply, SampleLog, Task, TokenScore, reply_alone};
 use rope_scaling::Precision;
 use tch::{Device, Kind};
 use testkit::{Class, assert_same, same};
@@ -77,6 +77,64 @@ fn what_is_asked_at_once_is_what_is_asked_one_after_the_other() {
     }
     assert_eq!(prefix.answered(&[], 3).unwrap(), (Vec::new(), greedy[..3].to_vec()));
     assert_eq!(prefix.greedy(12, &[]).unwrap(), greedy, "the prefix is as it was");
+}
+
+/// Questions of several lengths about a text, answers right for a while, wrong, and none, and counts that end one after the other.
+fn questions<'q>(text: &'q [u32], answers: &'q [Vec<u32>]) -> Vec<Question<'q>> {
+    let lengths = [90, 41, 120, 7, 64];
+    let counts = [12, 9, 0, 20, 1];
+    let of = |((length, answer), count)| Question { prompt: &text[..length], answer, count };
+    lengths.into_iter().zip(answers.iter().map(Vec::as_slice)).zip(counts).map(of).collect()
+}
+
+/// Replies together and alone to the same questions.
+fn both(reader: &dyn LanguageModel, text: &[u32]) -> (Vec<Reply>, Vec<Reply>) {
+    let none = vec![Vec::new(); 5];
+    let mut answers = Vec::new();
+    for (right, question) in questions(text, &none).iter().enumerate() {
+        let total = question.prompt.len() + 8;
+        let mut answer = reader.prefix(question.prompt, total).unwrap().greedy([8, 8, 8, 0, 5][right], &[]).unwrap();
+        answer.iter_mut().skip(right).for_each(|token| *token = (*token + 1) % 50);
+        answers.push(answer);
+    }
+    let asked = questions(text, &answers);
+    let alone = asked.iter().map(|question| reply_alone(reader, question).unwrap()).collect();
+    (reader.replies(&asked).unwrap(), alone)
+}
+
+fn assert_alike(together: &[Reply], alone: &[Reply], name: &str) {
+    assert_eq!(together.len(), alone.len());
+    for (ours, plain) in together.iter().zip(alone) {
+        assert_eq!(ours.written, plain.written, "{name}");
+        same(&log_probs(&ours.forced), &log_probs(&plain.forced), SUMS).unwrap_or_else(|it| panic!("{name}: {it}"));
+    }
+}
+
+#[test]
+fn questions_answered_together_have_the_replies_to_each_alone() {
+    for case in cases().into_iter().filter(|case| case.tokens.len() >= 150) {
+        let model = case.load("libtorch");
+        let (together, alone) = both(&model.reader(), &case.tokens);
+        assert_alike(&together, &alone, &case.name);
+    }
+    for method in [
+        None,
+        Some("yarn:factor=4"),
+        Some("dynamic-ntk:factor=4"),
+        Some("self-extend:group=8,window=32"),
+        Some("dca:chunk=64,local=32"),
+        Some("streaming:window=60,sinks=4"),
+    ] {
+        let model = bundled(method);
+        let text =
+            bowline::evaluate::Documents::load(&model, &["bundled:heldout".to_owned()], "text", Some(200), Some(1));
+        let text = text.unwrap().tokens.swap_remove(0);
+        let reader = model.reader();
+        assert_eq!(reader.questions_at_once(400) > 1, method != Some("dynamic-ntk:factor=4"));
+        let (together, alone) = both(&reader, &text);
+        assert_alike(&together, &alone, method.unwrap_or("none"));
+        assert_ne!(together[0].written, together[1].written, "questions that changed places would show");
+    }
 }
 
 /// Every prompt of a grid with branching and without.
@@ -168,6 +226,12 @@ fn the_bench_of_evaluation_has_a_row_a_case_and_its_ways_agree() {
         "96",
         "--piece",
         "20",
+        "--questions",
+        "3",
+        "--question-length",
+        "40",
+        "--written",
+        "8",
         "--repeats",
         "1",
         "--device",
@@ -177,7 +241,7 @@ fn the_bench_of_evaluation_has_a_row_a_case_and_its_ways_agree() {
     let rows = bowline(folder.path(), ["bench", "eval"].iter().chain(&small)).expect(0).json();
     let rows = rows.as_array().unwrap();
     let cases: Vec<&str> = rows.iter().map(|row| row["case"].as_str().unwrap()).collect();
-    assert_eq!(cases, ["curve", "passkey_grid", "sliding", "short_windows", "pieces"]);
+    assert_eq!(cases, ["curve", "passkey_grid", "sliding", "short_windows", "pieces", "questions"]);
     for row in rows {
         assert!(row["ratio"].as_f64().unwrap() > 0.0 && row["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["max_nll_difference"].as_f64().unwrap() < 1e-3, "{row}");

@@ -22,7 +22,7 @@ pub mod tasks;
 mod words;
 
 pub use error::{EvalError, TaskError};
-pub use model::{LanguageModel, ModelError, Prefix, TextCodec, TokenScore};
+pub use model::{LanguageModel, ModelError, Prefix, Question, Reply, TextCodec, TokenScore, reply_alone};
 pub use monitor::{Monitor, Progress};
 pub use protocols::{Bos, Perplexity, PerplexityOptions, Point, PositionCurve, Protocol, perplexity};
 pub use rng::{SplitMix64, mixed_seed};

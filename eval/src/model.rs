@@ -20,6 +20,45 @@ pub struct TokenScore {
     pub top: u32,
 }
 
+/// What is asked of a model about one prompt.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Question<'q> {
+    /// The prompt, at least one token.
+    pub prompt: &'q [u32],
+    /// What is read behind it and ranked (teacher forcing); may be empty.
+    pub answer: &'q [u32],
+    /// Tokens that the model writes behind the prompt.
+    pub count: usize,
+}
+
+impl Question<'_> {
+    /// The longest input that it takes.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.prompt.len() + self.count.max(self.answer.len())
+    }
+}
+
+/// What a model makes of a [`Question`].
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reply {
+    /// Every token of the answer, given all tokens before it.
+    pub forced: Vec<TokenScore>,
+    /// The greedy continuation.
+    pub written: Vec<u32>,
+}
+
+/// The reply to `question` of a model that has read its prompt alone.
+///
+/// # Errors
+///
+/// As for [`LanguageModel::prefix`].
+pub fn reply_alone(model: &(impl LanguageModel + ?Sized), question: &Question<'_>) -> Result<Reply, ModelError> {
+    let prefix = model.prefix(question.prompt, question.total())?;
+    let (forced, written) = prefix.answered(question.answer, question.count)?;
+    Ok(Reply { forced, written })
+}
+
 /// A causal language model.
 pub trait LanguageModel {
     /// Rows of the output distribution.
@@ -52,6 +91,20 @@ pub trait LanguageModel {
     /// As for [`LanguageModel::score`], or when lengths differ.
     fn score_rows(&self, inputs: &[&[u32]], scored: Range<usize>) -> Result<Vec<Vec<TokenScore>>, ModelError> {
         inputs.iter().map(|tokens| self.score(tokens, scored.clone())).collect()
+    }
+
+    /// Questions of `total` tokens that the model answers together within the memory that it grants itself; at least 1.
+    fn questions_at_once(&self, _total: usize) -> usize {
+        1
+    }
+
+    /// The replies to several questions, whatever their lengths; those to each alone, up to the order of sums.
+    ///
+    /// # Errors
+    ///
+    /// As for [`LanguageModel::prefix`].
+    fn replies(&self, questions: &[Question<'_>]) -> Result<Vec<Reply>, ModelError> {
+        questions.iter().map(|question| reply_alone(self, question)).collect()
     }
 
     /// Reads `tokens` (at least one) and keeps what was computed, for several continuations.

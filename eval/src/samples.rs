@@ -2,7 +2,7 @@
 //!
 //! The first line names the run (whatever the caller says makes it the same run: model, tokenizer, task settings); each
 //! further line is a [`SampleRecord`]. A line is written and flushed when its sample is finished, so that an interruption
-//! loses at most the sample that was being read; half a line at the end of a file is cut off on resuming.
+//! loses at most the samples that were being read; half a line at the end of a file is cut off on resuming.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::TaskError;
-use crate::model::{LanguageModel, ModelError};
+use crate::model::{LanguageModel, ModelError, Question, Reply};
 use crate::rng::mixed_seed;
 
 /// One prompt and its answer.
@@ -34,6 +34,12 @@ impl Sample {
         [self.tokens.as_slice(), self.answer.as_slice()].concat()
     }
 
+    /// What a model is asked.
+    #[must_use]
+    pub fn question(&self) -> Question<'_> {
+        Question { prompt: &self.tokens, answer: &self.answer, count: self.budget }
+    }
+
     /// Positions of the answer in [`Sample::with_answer`].
     #[must_use]
     pub fn answer_range(&self) -> Range<usize> {
@@ -58,7 +64,7 @@ pub trait Task {
     /// Variant and version in [`crate::report::Row::protocol`], such as `bowline-2`.
     fn protocol(&self) -> String;
 
-    /// Names of the metrics, in the order in which [`Task::score`] answers.
+    /// Names of the metrics, in the order in which [`Task::graded`] answers.
     fn metrics(&self) -> &'static [&'static str];
 
     /// A sample of `length` tokens with its needle at `depth`; none lets the seed choose the depth.
@@ -68,12 +74,24 @@ pub trait Task {
     /// When the depth is outside `[0, 1]`, the length too short, or the tokenizer fails.
     fn sample(&self, length: usize, depth: Option<f64>, seed: u64) -> Result<Sample, TaskError>;
 
-    /// How well the model did on the sample, for each metric.
+    /// How good a reply to [`Sample::question`] is, for each metric.
     ///
     /// # Errors
     ///
-    /// When the model fails.
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError>;
+    /// When the tokenizer fails.
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError>;
+
+    /// How well the model does on the sample, for each metric.
+    ///
+    /// # Errors
+    ///
+    /// When the model or the tokenizer fails.
+    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
+        let replies = model.replies(&[sample.question()])?;
+        replies
+            .first()
+            .map_or_else(|| Err(ModelError("the model gave no reply".to_owned())), |r| self.graded(sample, r))
+    }
 
     /// The seed of one trial: every model sees the same samples. A trial has one seed over all depths, so that it asks for
     /// the same thing in the same haystack at each of them; what comes before the needle is then read once.

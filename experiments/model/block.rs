@@ -7,6 +7,7 @@ use super::kv_cache::KvCache;
 use super::linear::Linear;
 use super::norm::Norm;
 use super::pass::Pass;
+use super::positions::PlanTensors;
 use super::swiglu;
 use crate::error::Failure;
 
@@ -75,10 +76,41 @@ impl Block {
 
     /// Attention of the tokens from `from` on to all of them, `[batch, length - from, hidden]`.
     fn attended(&self, x: &Tensor, reading: Reading<'_>) -> Result<Tensor, Failure> {
+        let (q, k, v) = (self.query.forward(&later(x, reading.from)), self.key.forward(x), self.value.forward(x));
+        Ok(self.output.forward(&self.mixed([&q, &k, &v], reading)?))
+    }
+
+    /// Output `[rows, 1, hidden]` for the next token `[rows, 1, hidden]` of as many texts, each behind its own cache. Weights are
+    /// read once for all of them; attention is each one's own.
+    pub(super) fn next(
+        &self,
+        x: &Tensor,
+        plan: &PlanTensors,
+        backend: Backend,
+        (caches, index): (&mut [&mut KvCache], usize),
+    ) -> Result<Tensor, Failure> {
+        let normed = self.input_norm.forward(x);
+        let projected = [&self.query, &self.key, &self.value].map(|linear| linear.forward(&normed));
+        let mut attended = Vec::with_capacity(caches.len());
+        for (row, cache) in caches.iter_mut().enumerate() {
+            let own = projected.each_ref().map(|it| it.narrow(0, row as i64, 1));
+            let pass = Pass::behind(plan, cache.len() as i64);
+            cache.check(&pass)?;
+            let reading = Reading { pass: &pass, backend, cache: Some((cache, index)), from: 0 };
+            attended.push(self.mixed(own.each_ref(), reading)?);
+        }
+        let mut h = self.output.forward(&Tensor::cat(&attended, 0));
+        let _ = h.g_add_(x);
+        let mut y = self.fed_forward(&h);
+        Ok(y.g_add_(&h))
+    }
+
+    /// Mixed values `[batch, length - from, heads * head_dim]` of what was projected: queries of the tokens from `from` on, keys and
+    /// values of all.
+    fn mixed(&self, [q, k, v]: [&Tensor; 3], reading: Reading<'_>) -> Result<Tensor, Failure> {
         let Reading { pass, backend, cache, from } = reading;
-        let (q, k, v) = (self.query.forward(&later(x, from)), self.key.forward(x), self.value.forward(x));
-        let (q, k) = (self.split(&q, self.heads.query), self.split(&k, self.heads.key));
-        let v = self.split(&v, self.heads.key);
+        let (q, k) = (self.split(q, self.heads.query), self.split(k, self.heads.key));
+        let v = self.split(v, self.heads.key);
         let asking = pass.later(from)?;
         let (q, k) = match pass.plan.extrapolation() {
             // [batch, heads, length - from, head_dim] and [batch, key_heads, length, head_dim]
@@ -94,7 +126,7 @@ impl Block {
             None => (k, v),
         };
         let mixed = mixed(backend, &asking, &q, &k, &v)?; // [batch, heads, length - from, head_dim]
-        Ok(self.output.forward(&self.merged(&mixed)))
+        Ok(self.merged(&mixed))
     }
 
     /// q, k and v, rotated, `[batch, heads, length, head_dim]`, of a normed input `[batch, length, hidden]`. To be called where

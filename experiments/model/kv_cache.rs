@@ -38,6 +38,11 @@ impl KvCache {
         Ok(Self { keys: buffers()?, values: buffers()?, length: 0, capacity: capacity as i64, fingerprint })
     }
 
+    /// Bytes of a cache for `capacity` tokens.
+    pub fn bytes(config: &ModelConfig, capacity: usize, kind: Kind) -> usize {
+        2 * config.layers * config.key_heads * config.head_dim * capacity * kind.elt_size_in_bytes()
+    }
+
     /// An empty cache of one block alone, for sequences `(batch, capacity)` of the kind and on the device of `like`.
     pub(super) fn of_one_block(
         config: &ModelConfig,

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use eval::{LanguageModel, ModelError, Prefix, TokenScore};
+use eval::{LanguageModel, ModelError, Prefix, Question, Reply, TokenScore, reply_alone};
 use rope_scaling::{PositionEncoding, Precision};
 use tch::{Kind, Tensor, no_grad};
 
@@ -20,6 +20,13 @@ const HEAD_ROWS: i64 = 1024;
 const ROWS_BYTES: usize = 12 << 20;
 /// The same on CUDA, where only large passes fill the device.
 const ROWS_BYTES_CUDA: usize = 1 << 30;
+
+/// Bytes of caches that questions answered together may take on the CPU, and on CUDA.
+pub const QUESTION_BYTES: usize = 256 << 20;
+const QUESTION_BYTES_CUDA: usize = 8 << 30;
+
+/// Most questions answered together: a batch is what an interruption loses.
+pub const MOST_QUESTIONS: usize = 16;
 
 /// A model with the position encoding under which it is read.
 #[derive(Debug)]
@@ -139,6 +146,41 @@ impl<'a> Reader<'a> {
         Vec::<f32>::try_from(&logits).unwrap_or_default()
     }
 
+    /// Replies to questions of any lengths: each prompt is read on its own, and what follows is written in step.
+    fn replied(&self, questions: &[Question<'_>]) -> Result<Vec<Reply>, Failure> {
+        let longest = questions.iter().map(Question::total).max().unwrap_or(0);
+        // The caches of all are filled under one plan.
+        self.with_plan(longest, |_| Ok(()))?;
+        let (mut forced, mut rows) = (Vec::new(), Vec::new());
+        for question in questions {
+            let kept = self.kept(question.prompt, question.total())?;
+            let (scores, mut written) = kept.scored_and_known(question.answer, question.count)?;
+            if written.is_empty() && question.count > 0 {
+                written.push(self.top(&kept.last));
+            }
+            forced.push(scores);
+            rows.push(Writing { cache: kept.cache.into_inner(), written, count: question.count });
+        }
+        self.with_plan(longest, |plan| self.write_on(&mut rows, plan))?;
+        Ok(forced.into_iter().zip(rows).map(|(forced, row)| Reply { forced, written: row.written }).collect())
+    }
+
+    /// Every row up to its count, one token of each at a time.
+    fn write_on(&self, rows: &mut [Writing], plan: &PlanTensors) -> Result<(), Failure> {
+        loop {
+            let mut open: Vec<&mut Writing> = rows.iter_mut().filter(|row| row.written.len() < row.count).collect();
+            if open.is_empty() {
+                return Ok(());
+            }
+            let last: Vec<u32> = open.iter().filter_map(|row| row.written.last().copied()).collect();
+            let mut caches: Vec<&mut KvCache> = open.iter_mut().map(|row| &mut row.cache).collect();
+            let hidden = self.model.next_hidden(&self.tensor(&last).squeeze_dim(0), plan, &mut caches)?;
+            let tops = self.model.logits(&hidden).to_kind(Kind::Float).argmax(-1, false);
+            let tops = Vec::<i64>::try_from(&tops).map_err(|error| Failure::config(error.to_string()))?;
+            open.iter_mut().zip(tops).for_each(|(row, top)| row.written.push(top as u32));
+        }
+    }
+
     /// Reads `tokens` into a cache for `total` tokens.
     ///
     /// # Errors
@@ -199,9 +241,34 @@ impl LanguageModel for Reader<'_> {
         no_grad(|| self.scored_rows(&rows, &scored)).map_err(model_error)
     }
 
+    fn questions_at_once(&self, total: usize) -> usize {
+        // Each total has frequencies of its own.
+        if self.encoding.depends_on_length() {
+            return 1;
+        }
+        let budget = if self.model.embedding.device().is_cuda() { QUESTION_BYTES_CUDA } else { QUESTION_BYTES };
+        let bytes = KvCache::bytes(&self.model.config, total, self.model.embedding.kind());
+        (budget / bytes.max(1)).clamp(1, MOST_QUESTIONS)
+    }
+
+    fn replies(&self, questions: &[Question<'_>]) -> Result<Vec<Reply>, ModelError> {
+        if questions.len() < 2 || self.encoding.depends_on_length() {
+            return questions.iter().map(|question| reply_alone(self, question)).collect();
+        }
+        no_grad(|| self.replied(questions)).map_err(model_error)
+    }
+
     fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {
         Ok(Box::new(self.kept(tokens, total).map_err(model_error)?))
     }
+}
+
+/// A reply that is being written.
+struct Writing {
+    /// All that is known of the text but the last token of `written`.
+    cache: KvCache,
+    written: Vec<u32>,
+    count: usize,
 }
 
 /// Tokens already read. Continuations write behind them in the same buffers and are forgotten after each call.
@@ -278,18 +345,22 @@ impl Kept<'_> {
         Ok(out)
     }
 
-    /// Scores of `answer`, and greedy tokens; those that are the answer's own were ranked while it was scored.
-    fn scored_and_grown(&self, answer: &[u32], count: usize) -> Result<(Vec<TokenScore>, Vec<u32>), Failure> {
+    /// Scores of `answer`, and those greedy tokens that were ranked while it was scored, `count` at most: as long as they are the
+    /// answer's own. All of them but the last one stay in the cache.
+    fn scored_and_known(&self, answer: &[u32], count: usize) -> Result<(Vec<TokenScore>, Vec<u32>), Failure> {
         let scores = self.scored(answer)?;
         let agreed = scores.iter().zip(answer).take_while(|(score, token)| score.top == **token).count();
         let mut known: Vec<u32> = scores.iter().take(agreed + 1).map(|score| score.top).collect();
         known.truncate(count);
-        let Some(read) = known.len().checked_sub(1) else {
-            self.forget();
-            return Ok((scores, self.grown(count, &[])?));
-        };
-        self.cache.borrow_mut().truncate(self.length + read);
-        Ok((scores, self.grown_from(known, count, &[])?))
+        self.cache.borrow_mut().truncate(self.length + known.len().saturating_sub(1));
+        Ok((scores, known))
+    }
+
+    /// Scores of `answer`, and greedy tokens.
+    fn scored_and_grown(&self, answer: &[u32], count: usize) -> Result<(Vec<TokenScore>, Vec<u32>), Failure> {
+        let (scores, known) = self.scored_and_known(answer, count)?;
+        let grown = if known.is_empty() { self.grown(count, &[])? } else { self.grown_from(known, count, &[])? };
+        Ok((scores, grown))
     }
 }
 

@@ -85,6 +85,27 @@ impl Llama {
         Ok(self.normed(&x))
     }
 
+    /// Hidden states `[rows, hidden]` after the next tokens `[rows]` of as many texts, each behind what its cache holds.
+    /// Nothing is recorded for gradients.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Llama::hidden`].
+    pub fn next_hidden(
+        &self,
+        tokens: &Tensor,
+        plan: &PlanTensors,
+        caches: &mut [&mut KvCache],
+    ) -> Result<Tensor, Failure> {
+        let _unrecorded = tch::no_grad_guard();
+        let mut x = self.embedded(&tokens.unsqueeze(1));
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.next(&x, plan, self.backend, (caches, index))?;
+        }
+        caches.iter_mut().for_each(|cache| cache.advance(1));
+        Ok(self.normed(&x).squeeze_dim(1))
+    }
+
     /// What this model needs of a position plan, on its device.
     pub fn positions(&self, plan: &PositionPlan) -> PlanTensors {
         let factor = self.config.mup.score_factor(self.config.head_dim);

@@ -44,7 +44,7 @@ pub use extrapolation::Extrapolation;
 pub use folder::{LoadOptions, ModelFolder, first_device, positions_under, read_config, write_tensors};
 pub use footprint::Footprint;
 pub use kv_cache::KvCache;
-pub use language_model::{Kept, Reader};
+pub use language_model::{Kept, MOST_QUESTIONS, QUESTION_BYTES, Reader};
 pub use linear::{Linear, Weight};
 pub use llama::Llama;
 pub use load::kind_of;

@@ -17,7 +17,12 @@ pub struct Pass<'a> {
     pub mask: Mask,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    /// Causal reading behind `offset` tokens.
+    pub(super) fn behind(plan: &'a PlanTensors, offset: i64) -> Self {
+        Self { plan, offset, mask: Mask::Causal { offset } }
+    }
+
     /// The same for the tokens from the `from`th on, whose keys are there all the same.
     pub(super) fn later(&self, from: i64) -> Result<Self, Failure> {
         let mask = match &self.mask {

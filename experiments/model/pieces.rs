@@ -6,7 +6,6 @@
 //! bits. By causality a piece needs nothing of the pieces after it, so that the answers are those of one pass over
 //! everything, up to the order of sums.
 
-use attention::Mask;
 use tch::Tensor;
 
 use super::block::Reading;
@@ -50,7 +49,7 @@ impl Llama {
     ) -> Result<Tensor, Failure> {
         let (batch, length) = tokens.size2()?;
         if piece >= length {
-            return self.hidden_from(tokens, &causal(plan, 0), None, from);
+            return self.hidden_from(tokens, &Pass::behind(plan, 0), None, from);
         }
         let x = self.embedded(tokens); // [batch, length, hidden]
         for (index, block) in self.blocks.iter().enumerate() {
@@ -60,8 +59,12 @@ impl Llama {
                 let count = piece.min(length - start);
                 // Of tokens that nobody asks for the last block needs keys and values alone; one query is asked all the same.
                 let from = (wanted - start).clamp(0, count - 1);
-                let reading =
-                    Reading { pass: &causal(plan, start), backend: self.backend, cache: Some((&mut held, 0)), from };
+                let reading = Reading {
+                    pass: &Pass::behind(plan, start),
+                    backend: self.backend,
+                    cache: Some((&mut held, 0)),
+                    from,
+                };
                 let output = block.forward(&x.narrow(1, start, count), reading)?;
                 held.advance(count);
                 x.narrow(1, start + from, count - from).f_copy_(&output)?;
@@ -90,7 +93,7 @@ impl Llama {
             let offset = cache.len() as i64;
             let first = (from - start).clamp(0, count - 1);
             let part = tokens.narrow(1, start, count);
-            let hidden = self.hidden_from(&part, &causal(plan, offset), Some(cache), first)?;
+            let hidden = self.hidden_from(&part, &Pass::behind(plan, offset), Some(cache), first)?;
             if start + count > from {
                 asked.push(hidden);
             }
@@ -104,9 +107,4 @@ impl Llama {
         let numbers = 8 * config.hidden + 3 * config.inner + 4 * config.heads * config.head_dim;
         numbers * self.embedding.kind().elt_size_in_bytes()
     }
-}
-
-/// Causal reading behind `offset` tokens.
-fn causal(plan: &PlanTensors, offset: i64) -> Pass<'_> {
-    Pass { plan, offset, mask: Mask::Causal { offset } }
 }

@@ -7,7 +7,7 @@ use tch::Device;
 
 use super::variant::{Origin, Place, VariantResult};
 use crate::error::Failure;
-use crate::model::ModelConfig;
+use crate::model::{MOST_QUESTIONS, ModelConfig, QUESTION_BYTES};
 use crate::runtime::memory;
 use crate::runtime::say;
 
@@ -18,14 +18,16 @@ const LOGIT_TOKENS: u64 = 8192;
 const SHARE: f64 = 0.7;
 
 /// Bytes that measuring a float32 model at a context of `longest` tokens takes: weights, two caches (a kept prefix and its
-/// branch), a block's activations (nine of the residual stream's width, three of the MLP's) and logits twice.
+/// branch, or those of questions answered together), a block's activations (nine of the residual stream's width, three of the MLP's) and logits twice.
 pub fn bytes_of(config: &ModelConfig, longest: usize) -> u64 {
     let of = |n: usize| n as u64;
     let longest = of(longest);
     let cache = 2 * of(config.layers) * of(config.key_heads * config.head_dim) * longest;
     let block = longest * (9 * of(config.hidden) + 3 * of(config.inner));
     let logits = longest.min(LOGIT_TOKENS) * of(config.vocab);
-    4 * (config.parameter_count() + 2 * cache + block + 2 * logits)
+    // Questions answered together have a cache each, within their own limit.
+    let caches = (of(MOST_QUESTIONS) * cache).min(of(QUESTION_BYTES / 4)).max(2 * cache);
+    4 * (config.parameter_count() + caches + block + 2 * logits)
 }
 
 /// How many of `count` variants of `bytes` each are measured at a time when nothing else was asked for.

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::ops::Range;
 
-use crate::model::{LanguageModel, ModelError, Prefix, TokenScore};
+use crate::model::{LanguageModel, ModelError, Prefix, Question, Reply, TokenScore, reply_alone};
 
 /// A beginning below this share of the prompt is read again: reading on takes attention of another shape, which is not
 /// worth it for a bos alone.
@@ -113,6 +113,18 @@ impl LanguageModel for Branching<'_> {
 
     fn score_rows(&self, inputs: &[&[u32]], scored: Range<usize>) -> Result<Vec<Vec<TokenScore>>, ModelError> {
         self.model.score_rows(inputs, scored)
+    }
+
+    fn questions_at_once(&self, total: usize) -> usize {
+        self.model.questions_at_once(total)
+    }
+
+    /// Several questions are the model's to answer together; a single one shares what was read before.
+    fn replies(&self, questions: &[Question<'_>]) -> Result<Vec<Reply>, ModelError> {
+        match questions {
+            [question] => Ok(vec![reply_alone(self, question)?]),
+            questions => self.model.replies(questions),
+        }
     }
 
     fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {

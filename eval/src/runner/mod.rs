@@ -7,10 +7,10 @@ pub use branching::Branching;
 pub use rows::{Cell, Retrieval};
 
 use crate::error::{EvalError, TaskError};
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, ModelError, Question};
 use crate::monitor::{Monitor, Steps};
 use crate::samples::{CellKey, SampleLog, SampleRecord, SamplesError, prompt_hash};
-use crate::task::{Sample, Task};
+use crate::task::{Graded, Sample, Task};
 
 /// Where needles are put.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,42 +135,66 @@ impl Run<'_> {
         let mut cells: Vec<(Cell, bool)> = depths.iter().map(empty).collect();
         let mut order: Vec<usize> = (0..depths.len()).collect();
         order.sort_by(|&a, &b| depths[b].unwrap_or(0.0).total_cmp(&depths[a].unwrap_or(0.0)));
-        for trial in 0..self.options.trials {
+        // The prompts of a grid share what stands before their needles and are read one after another; those of drawn depths
+        // share nothing and are answered together.
+        let width = if depths == [None] { model.questions_at_once(length) } else { 1 };
+        let trials: Vec<usize> = (0..self.options.trials).collect();
+        for trials in trials.chunks(width.max(1)) {
             for &index in &order {
                 let (cell, compared) = &mut cells[index];
-                let (scores, tokens) = steps.step(&label, || self.one(cell, trial, model, compared))?;
-                cell.add(&scores, tokens);
+                let found = steps
+                    .steps(&label, trials.len(), || self.trials((cell.length, cell.depth), trials, model, compared))?;
+                found.iter().for_each(|(scores, tokens)| cell.add(scores, *tokens));
             }
         }
         Ok(cells.into_iter().map(|(cell, _)| cell).collect())
     }
 
-    /// Scores and tokens of one sample, from the log where it is known; the first known sample of a cell is `compared`.
-    fn one(
+    /// Scores and tokens of some trials of one cell, from the log where they are known; the first known sample of a cell is
+    /// `compared`. Those that are not known are asked together.
+    fn trials(
         &mut self,
-        cell: &Cell,
-        trial: usize,
+        (length, depth): (usize, Option<f64>),
+        trials: &[usize],
         model: &dyn LanguageModel,
         compared: &mut bool,
-    ) -> Result<(Vec<f64>, usize), EvalError> {
-        let &Cell { length, depth, .. } = cell;
-        let seed = self.task.trial_seed(self.options.seed, length, trial);
-        let place = CellKey { task: self.task.id(), protocol: &self.protocol, length, depth, trial };
-        if let Some(record) = self.log.find(place) {
+    ) -> Result<Vec<(Vec<f64>, usize)>, EvalError> {
+        let mut found: Vec<Option<(Vec<f64>, usize)>> = vec![None; trials.len()];
+        let mut asked = Vec::new();
+        for (slot, &trial) in found.iter_mut().zip(trials) {
+            let seed = self.task.trial_seed(self.options.seed, length, trial);
+            let place = CellKey { task: self.task.id(), protocol: &self.protocol, length, depth, trial };
+            let Some(record) = self.log.find(place) else {
+                asked.push((slot, place, seed, self.task.sample(length, depth, seed)?));
+                continue;
+            };
             if !std::mem::replace(compared, true) {
                 compare(record, &self.task.sample(length, depth, seed)?)?;
             }
             let scores = self.task.metrics().iter().filter_map(|metric| record.score(metric)).collect();
-            return Ok((scores, record.tokens));
+            *slot = Some((scores, record.tokens));
         }
-        let sample = self.task.sample(length, depth, seed)?;
-        let graded = self.task.score(model, &sample).map_err(|source| {
-            let depth = sample.depth.map_or(String::new(), |depth| format!(", depth {depth:.2}"));
-            let during = format!("{} {} length {length}{depth}, trial {trial}", self.task.id(), self.protocol);
-            EvalError::Model { during, source }
-        })?;
-        self.log.keep(&SampleRecord::new(place, seed, &sample, self.task.metrics(), &graded))?;
-        Ok((graded.scores, sample.length))
+        let questions: Vec<Question<'_>> = asked.iter().map(|(.., sample)| sample.question()).collect();
+        let during = || {
+            let one = |(_, place, _, sample): &(_, CellKey<'_>, _, Sample)| {
+                let depth = sample.depth.map_or(String::new(), |depth| format!("depth {depth:.2}, "));
+                format!("{depth}trial {}", place.trial)
+            };
+            let all: Vec<String> = asked.iter().map(one).collect();
+            format!("{} {} length {length}, {}", self.task.id(), self.protocol, all.join("; "))
+        };
+        let failed = |source| EvalError::Model { during: during(), source };
+        let replies = if questions.is_empty() { Vec::new() } else { model.replies(&questions).map_err(failed)? };
+        if replies.len() != asked.len() {
+            return Err(failed(ModelError(format!("{} replies to {} questions", replies.len(), asked.len()))));
+        }
+        let graded = asked.iter().zip(&replies).map(|((.., sample), reply)| self.task.graded(sample, reply));
+        let graded: Vec<Graded> = graded.collect::<Result<_, _>>().map_err(failed)?;
+        for ((slot, place, seed, sample), graded) in asked.into_iter().zip(graded) {
+            self.log.keep(&SampleRecord::new(place, seed, &sample, self.task.metrics(), &graded))?;
+            *slot = Some((graded.scores, sample.length));
+        }
+        Ok(found.into_iter().flatten().collect())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::fakes::{ByteCodec, Fake, Induction};
+use crate::model::{Prefix, Reply, TokenScore, reply_alone};
 use crate::passkey::{Generator, Variant};
 
 fn options() -> RetrievalOptions {
@@ -47,6 +48,73 @@ fn drawn_depths_have_one_row_a_metric() {
     let rows = retrieve(&task, &model(), &options, &mut Monitor::silent()).unwrap().rows("m", "v");
     assert_eq!(rows.len(), 2);
     assert!(rows.iter().all(|row| row.depth.is_none() && row.how.is_some()));
+}
+
+/// A model that takes three questions at a time and notes how many it was given.
+struct Together {
+    model: Fake<Induction>,
+    given: RefCell<Vec<usize>>,
+    lost: bool,
+}
+
+impl LanguageModel for Together {
+    fn vocab_size(&self) -> usize {
+        self.model.vocab_size()
+    }
+
+    fn bos(&self) -> Option<u32> {
+        self.model.bos()
+    }
+
+    fn depends_on_length(&self) -> bool {
+        false
+    }
+
+    fn score(&self, tokens: &[u32], scored: std::ops::Range<usize>) -> Result<Vec<TokenScore>, ModelError> {
+        self.model.score(tokens, scored)
+    }
+
+    fn questions_at_once(&self, _: usize) -> usize {
+        3
+    }
+
+    fn replies(&self, questions: &[Question<'_>]) -> Result<Vec<Reply>, ModelError> {
+        self.given.borrow_mut().push(questions.len());
+        let asked = &questions[..questions.len() - usize::from(self.lost)];
+        asked.iter().map(|question| reply_alone(&self.model, question)).collect()
+    }
+
+    fn prefix(&self, tokens: &[u32], total: usize) -> Result<Box<dyn Prefix + '_>, ModelError> {
+        self.model.prefix(tokens, total)
+    }
+}
+
+#[test]
+fn trials_of_drawn_depths_are_asked_together_and_those_that_are_known_not_at_all() {
+    let task = Generator::new(&ByteCodec, Variant::Yarn, None).unwrap();
+    let options = RetrievalOptions { lengths: vec![700], depths: Depths::Drawn, trials: 7, seed: 0 };
+    let (folder, run) = (tempfile::tempdir().unwrap(), serde_json::json!({"run": 1}));
+    let path = folder.path().join("samples.jsonl");
+    let together = |lost| Together { model: model(), given: RefCell::new(Vec::new()), lost };
+    let alone = {
+        let mut log = SampleLog::create(&path, &run).unwrap();
+        retrieve_logged(&task, &model(), &options, &mut Monitor::silent(), &mut log).unwrap().rows("m", "v")
+    };
+    let all = together(false);
+    assert_eq!(retrieve(&task, &all, &options, &mut Monitor::silent()).unwrap().rows("m", "v"), alone);
+    // The seventh is asked on its own, behind what was read before.
+    assert_eq!(*all.given.borrow(), [3, 3]);
+    // Trials 0, 1 and 3 are known.
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let kept: Vec<&str> =
+        lines.lines().enumerate().filter(|(line, _)| [0, 1, 2, 4].contains(line)).map(|it| it.1).collect();
+    std::fs::write(&path, kept.join("\n") + "\n").unwrap();
+    let (rest, mut log) = (together(false), SampleLog::resume(&path, &run).unwrap());
+    let resumed = retrieve_logged(&task, &rest, &options, &mut Monitor::silent(), &mut log).unwrap();
+    assert_eq!(resumed.rows("m", "v"), alone);
+    assert_eq!(*rest.given.borrow(), [2]);
+    let error = retrieve(&task, &together(true), &options, &mut Monitor::silent()).unwrap_err().to_string();
+    assert!(error.contains("2 replies to 3 questions") && error.contains("trial 0; "), "{error}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a model writes after a prompt, and how likely it finds the right answer.
 
 use crate::error::TaskError;
-use crate::model::{LanguageModel, ModelError, TextCodec};
+use crate::model::{ModelError, Reply, TextCodec};
 use crate::task::Sample;
 
 /// Prompt and answer tokens of a `stem` and several `values` behind it, separated by commas; every value is tokenized as it
@@ -39,17 +39,10 @@ pub(super) struct Answered {
     pub(super) ranked_first: Vec<bool>,
 }
 
-/// Reads the prompt once, lets the model write `sample.budget` tokens, and grades the true answer token by token.
-pub(super) fn answered(
-    codec: &dyn TextCodec,
-    model: &dyn LanguageModel,
-    sample: &Sample,
-) -> Result<Answered, ModelError> {
-    let total = sample.tokens.len() + sample.budget.max(sample.answer.len());
-    let prefix = model.prefix(&sample.tokens, total)?;
-    let (forced, written) = prefix.answered(&sample.answer, sample.budget)?;
-    let ranked_first = forced.iter().zip(&sample.answer).map(|(score, &token)| score.top == token).collect();
-    Ok(Answered { text: codec.decode(&written)?, ranked_first })
+/// What the model wrote, and the true answer token by token.
+pub(super) fn answered(codec: &dyn TextCodec, sample: &Sample, reply: &Reply) -> Result<Answered, ModelError> {
+    let ranked_first = reply.forced.iter().zip(&sample.answer).map(|(score, &token)| score.top == token).collect();
+    Ok(Answered { text: codec.decode(&reply.written)?, ranked_first })
 }
 
 /// Share of the values of a comma-separated answer of which every token was ranked first; the commas and blanks between

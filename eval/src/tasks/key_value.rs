@@ -10,7 +10,7 @@ use super::answer::answered;
 use super::fit::{Draft, Fitter, Wanted};
 use crate::error::TaskError;
 use crate::haystack::tokens_before;
-use crate::model::{LanguageModel, ModelError, TextCodec};
+use crate::model::{ModelError, Reply, TextCodec};
 use crate::rng::SplitMix64;
 use crate::task::{Graded, Sample, Task};
 use crate::words;
@@ -67,8 +67,8 @@ impl Task for KeyValue<'_> {
         self.fitter.fitted(wanted, seed, |pairs, seed| draft(pairs, depth, seed))
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
-        let answer = answered(self.fitter.codec, model, sample)?;
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError> {
+        let answer = answered(self.fitter.codec, sample, reply)?;
         let written = answer.text.to_lowercase();
         let found = sample.references.iter().all(|value| written.contains(&value.to_lowercase()));
         let forced = !answer.ranked_first.is_empty() && answer.ranked_first.iter().all(|&first| first);

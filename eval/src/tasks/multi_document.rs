@@ -10,7 +10,7 @@ use super::fit::{Draft, Fitter, Wanted};
 use super::qa::{QaSet, Question, best_subspan, normalized};
 use crate::error::TaskError;
 use crate::haystack::tokens_before;
-use crate::model::{LanguageModel, ModelError, TextCodec};
+use crate::model::{ModelError, Reply, TextCodec};
 use crate::rng::SplitMix64;
 use crate::task::{Graded, Sample, Task};
 use crate::words;
@@ -109,8 +109,8 @@ impl Task for MultiDocument<'_> {
         })
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
-        let answer = answered(self.fitter.codec, model, sample)?;
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError> {
+        let answer = answered(self.fitter.codec, sample, reply)?;
         let found = best_subspan(answer.text.trim_start(), &sample.references);
         Ok(Graded { scores: vec![f64::from(found)], output: answer.text })
     }

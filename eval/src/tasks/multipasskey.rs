@@ -12,7 +12,7 @@ use super::needle::sorted_shares;
 use super::plant::{Layout, Other};
 use crate::error::TaskError;
 use crate::haystack::{Haystack, TokenStream};
-use crate::model::{LanguageModel, ModelError, TextCodec};
+use crate::model::{ModelError, Reply, TextCodec};
 use crate::rng::SplitMix64;
 use crate::task::{Graded, Sample, Task};
 use crate::words;
@@ -161,8 +161,8 @@ impl Task for MultiPasskey<'_> {
         self.made(length, depth, &mut rng)
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
-        let answer = answered(self.codec, model, sample)?;
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError> {
+        let answer = answered(self.codec, sample, reply)?;
         let forced = forced_share(self.codec, sample, &answer.ranked_first)?;
         let text = answer.text.trim_start();
         let digits = &text[..text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len())];

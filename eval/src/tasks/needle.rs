@@ -19,7 +19,7 @@ use super::answer::{answered, forced_share, joint, listed, numbers_found};
 use super::plant::{Layout, Other};
 use crate::error::TaskError;
 use crate::haystack::{Haystack, TokenStream};
-use crate::model::{LanguageModel, ModelError, TextCodec};
+use crate::model::{ModelError, Reply, TextCodec};
 use crate::rng::{SplitMix64, mixed_seed};
 use crate::task::{Graded, Sample, Task};
 use crate::words;
@@ -217,8 +217,8 @@ impl Task for Needle<'_> {
         self.made(length, depth, &mut rng)
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
-        let answer = answered(self.codec, model, sample)?;
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError> {
+        let answer = answered(self.codec, sample, reply)?;
         let forced = forced_share(self.codec, sample, &answer.ranked_first)?;
         let scores = vec![numbers_found(&answer.text, &sample.references), forced];
         Ok(Graded { scores, output: answer.text })

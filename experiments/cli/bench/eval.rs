@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use eval::passkey::{Generator, Variant};
 use eval::{
-    Branching, Depths, LanguageModel, ModelError, Monitor, Perplexity, PerplexityOptions, Prefix, Protocol,
-    RetrievalOptions, Sample, Task, TokenScore, perplexity, retrieve,
+    Branching, Depths, LanguageModel, ModelError, Monitor, Perplexity, PerplexityOptions, Prefix, Protocol, Question,
+    Reply, RetrievalOptions, Sample, Task, TokenScore, perplexity, retrieve,
 };
 use serde::Serialize;
 use tch::{Tensor, no_grad};
@@ -34,6 +34,8 @@ enum Case {
     ShortWindows,
     /// One long text read in pieces, block by block, against one pass over all of it
     Pieces,
+    /// Questions as RULER asks them, answered together, against one after another
+    Questions,
 }
 
 /// Evaluation.
@@ -43,7 +45,7 @@ pub(super) struct EvalBench {
     #[arg(long, default_value = "bundled")]
     model: String,
     /// Cases
-    #[arg(long, value_delimiter = ',', default_value = "curve,passkey_grid,sliding,short_windows,pieces")]
+    #[arg(long, value_delimiter = ',', default_value = "curve,passkey_grid,sliding,short_windows,pieces,questions")]
     cases: Vec<Case>,
     /// Documents of all cases but the passkey grid: files or folders
     #[arg(long, num_args = 1.., default_value = "bundled:heldout", value_name = "PATH")]
@@ -84,6 +86,15 @@ pub(super) struct EvalBench {
     /// Tokens of a piece
     #[arg(long, default_value_t = 1024, value_name = "N")]
     piece: usize,
+    /// Questions answered
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    questions: usize,
+    /// Tokens of a question's prompt
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    question_length: usize,
+    /// Tokens written behind each
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    written: usize,
     /// Timed repeats of both ways in turns, after one that is not
     #[arg(long, default_value_t = 3)]
     repeats: usize,
@@ -103,7 +114,8 @@ struct Row {
     ratio: f64,
     /// The same quotient of tokens that the model reads.
     ratio_of_tokens: f64,
-    /// Largest difference of a mean (for `passkey_grid`, of an answer token's) negative log-likelihood, in nats.
+    /// Largest difference of a mean (for `passkey_grid`, of an answer token's; for `questions`, of what was written)
+    /// negative log-likelihood, in nats.
     max_nll_difference: f64,
     /// Tokens that our way reads in a second; for `passkey_grid` tokens of the prompts that it answers.
     tokens_per_second: f64,
@@ -143,6 +155,9 @@ impl EvalBench {
             self.repeats,
             self.short_windows,
             self.piece,
+            self.questions,
+            self.question_length,
+            self.written,
         ];
         if counts.contains(&0) || self.window <= self.stride || self.curve_length < 2 * self.points {
             return Err(Failure::config(
@@ -159,6 +174,7 @@ impl EvalBench {
                 Case::Sliding => self.sliding(&model),
                 Case::ShortWindows => self.short_windows(&model),
                 Case::Pieces => self.pieces(&model),
+                Case::Questions => self.questions(&model),
             }?);
             if !self.json {
                 rows.last().map(told).iter().for_each(|line| print(line));
@@ -301,6 +317,37 @@ impl EvalBench {
         self.row(found, &|| Ok(scores(&parts).map(|_| ())?), &|| Ok(scores(&whole).map(|_| ())?))
     }
 
+    fn questions(&self, model: &ModelFolder) -> Result<Row, Failure> {
+        let (reader, length) = (model.reader(), self.question_length);
+        let text = self.document(model, length * self.questions)?.swap_remove(0);
+        let ask = |prompt| Question { prompt, answer: &[], count: self.written };
+        let questions: Vec<Question<'_>> = text.chunks(length).map(ask).collect();
+        let alone = OneByOne(&reader);
+        let ours = || -> Result<Vec<Reply>, Failure> {
+            let groups = questions.chunks(reader.questions_at_once(length + self.written));
+            let replies: Vec<Vec<Reply>> = groups.map(|group| reader.replies(group)).collect::<Result<_, _>>()?;
+            Ok(replies.into_iter().flatten().collect())
+        };
+        let plain = || -> Result<Vec<Reply>, Failure> { Ok(alone.replies(&questions)?) };
+        // What both wrote, under one judge.
+        let mut furthest: f64 = 0.0;
+        for ((question, ours), plain) in questions.iter().zip(ours()?).zip(plain()?) {
+            let loss = |reply: &Reply| -> Result<f64, Failure> {
+                let scores = reader.prefix(question.prompt, question.total())?.score(&reply.written)?;
+                Ok(scores.iter().map(|score| -f64::from(score.log_prob)).sum::<f64>() / scores.len() as f64)
+            };
+            furthest = furthest.max((loss(&ours)? - loss(&plain)?).abs());
+        }
+        let found = Found {
+            case: Case::Questions,
+            length,
+            tokens: self.questions * (length + self.written),
+            ratio_of_tokens: 1.0,
+            max_nll_difference: furthest,
+        };
+        self.row(found, &|| ours().map(|_| ()), &|| plain().map(|_| ()))
+    }
+
     /// Mean loss of the tokens that P1 counts, with every token of every window scored.
     fn all_scored(&self, reader: &Reader<'_>, windows: &[Vec<u32>]) -> Result<f64, Failure> {
         let (mut sum, mut count) = (0.0, 0);
@@ -410,6 +457,9 @@ fn told(row: &Row) -> String {
         }
         Case::ShortWindows => {
             format!("windows of {length} tokens together: {ratio:.2} times as fast as one after another")
+        }
+        Case::Questions => {
+            format!("questions behind {length} tokens together: {ratio:.2} times as fast as one after another")
         }
         Case::Pieces => format!("{length} tokens in pieces: {ratio:.2} of the speed of one pass over all of them"),
     };

@@ -31,7 +31,7 @@ pub use scoring::Outcome;
 pub use crate::task::Sample;
 
 use crate::error::TaskError;
-use crate::model::{LanguageModel, ModelError};
+use crate::model::{ModelError, Reply};
 use crate::task::{Graded, Task, grid_seed};
 
 /// Which passkey test.
@@ -120,8 +120,8 @@ impl Task for Generator<'_> {
         }
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
-        let outcome = self.outcome(model, sample)?;
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError> {
+        let outcome = self.outcome(sample, reply)?;
         let scores = vec![f64::from(outcome.generated), f64::from(outcome.forced)];
         Ok(Graded { scores, output: outcome.text })
     }

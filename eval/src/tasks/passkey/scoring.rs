@@ -1,7 +1,7 @@
 //! Whether a model found the key: by what it writes, and by what it expects.
 
 use super::{Generator, Sample, Variant};
-use crate::model::{LanguageModel, ModelError};
+use crate::model::{ModelError, Reply};
 
 /// Tokens that YaRN's script lets the model write.
 const YARN_BUDGET: usize = 10;
@@ -18,19 +18,16 @@ pub struct Outcome {
 }
 
 impl Generator<'_> {
-    /// Reads the prompt once, then lets the model write and grades the true answer token by token.
+    /// Grades what the model wrote, and the true answer token by token.
     ///
     /// # Errors
     ///
-    /// When the model or the tokenizer fails.
-    pub fn outcome(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Outcome, ModelError> {
-        let budget = self.budget(sample);
-        let total = sample.tokens.len() + budget.max(sample.answer.len());
-        let prefix = model.prefix(&sample.tokens, total)?;
-        let (forced, written) = prefix.answered(&sample.answer, budget)?;
-        let text = self.codec.decode(&written)?;
+    /// When the tokenizer fails.
+    pub fn outcome(&self, sample: &Sample, reply: &Reply) -> Result<Outcome, ModelError> {
+        let Reply { forced, written } = reply;
+        let text = self.codec.decode(written)?;
         Ok(Outcome {
-            generated: self.is_right(sample, &written, &text),
+            generated: self.is_right(sample, written, &text),
             forced: forced.len() == sample.answer.len()
                 && forced.iter().zip(&sample.answer).all(|(score, &token)| score.top == token),
             text,

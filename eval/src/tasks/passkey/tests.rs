@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::LanguageModel;
 use crate::fakes::{ByteCodec, Induction, Uniform, WordCodec};
 use crate::model::TextCodec;
 
@@ -144,11 +145,15 @@ fn induction_solves_every_variant_inside_its_window_and_fails_beyond() {
     for variant in Variant::ALL {
         let generator = Generator::new(&codec, variant, Some(ByteCodec::BOS)).unwrap();
         let sample = generator.sample(2048, 0.25, 11).unwrap();
-        let far = generator.outcome(&Induction::model(sample.length, 257, None), &sample).unwrap();
+        let outcome = |model: &dyn LanguageModel| {
+            let reply = crate::reply_alone(model, &sample.question()).unwrap();
+            generator.outcome(&sample, &reply).unwrap()
+        };
+        let far = outcome(&Induction::model(sample.length, 257, None));
         assert!(far.generated && far.forced, "{variant}: {far:?}");
-        let near = generator.outcome(&Induction::model(256, 257, None), &sample).unwrap();
+        let near = outcome(&Induction::model(256, 257, None));
         assert!(!near.generated && !near.forced, "{variant}: {near:?}");
-        let blind = generator.outcome(&Uniform::model(257, None), &sample).unwrap();
+        let blind = outcome(&Uniform::model(257, None));
         assert!(!blind.generated && !blind.forced);
     }
 }

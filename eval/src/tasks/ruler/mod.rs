@@ -53,7 +53,7 @@ use super::fit::{Draft, Fitter, Wanted};
 use super::qa::QaSet;
 use crate::error::TaskError;
 use crate::haystack::Haystack;
-use crate::model::{LanguageModel, ModelError, TextCodec};
+use crate::model::{ModelError, Reply, TextCodec};
 use crate::rng::mixed_seed;
 use crate::task::{Graded, Sample, Task, grid_seed};
 
@@ -266,8 +266,8 @@ impl Task for Ruler<'_> {
         self.fitter.fitted(wanted, seed, |units, seed| self.draft(length, units, seed))
     }
 
-    fn score(&self, model: &dyn LanguageModel, sample: &Sample) -> Result<Graded, ModelError> {
-        let answer = answered(self.fitter.codec, model, sample)?;
+    fn graded(&self, sample: &Sample, reply: &Reply) -> Result<Graded, ModelError> {
+        let answer = answered(self.fitter.codec, sample, reply)?;
         let output = cleaned(&answer.text);
         let score = if self.task.any_reference() {
             string_match_part(&output, &sample.references)
