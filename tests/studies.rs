@@ -149,7 +149,7 @@ fn the_study_of_all_methods_runs_in_short() {
     let dir = tempfile::tempdir().unwrap();
     bowline(dir.path(), ["run", "methods", "--short", "--device", "cpu"]).expect(0);
     let report = Report::load(&dir.path().join("runs/methods-short/report.json")).unwrap();
-    assert_eq!(report.variants.len(), 11);
+    assert_eq!(report.variants.len(), 22);
 }
 
 #[test]

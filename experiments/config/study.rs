@@ -191,10 +191,11 @@ impl Study {
         e.lengths.truncate(3);
         e.passkey_lengths.truncate(2);
         (e.depths, e.trials) = (2, 1);
-        let longest = e.lengths.iter().copied().max().unwrap_or(0);
+        self.more_tasks = self.more_tasks.into_iter().map(TaskSpec::shortened).collect();
+        let read = self.more_tasks.iter().filter(|task| task.reads_documents()).map(TaskSpec::longest);
+        let longest = e.lengths.iter().copied().chain(read).max().unwrap_or(0);
         e.piece_tokens = e.piece_tokens.map(|tokens| tokens.min(longest));
         e.max_documents = Some(4);
-        self.more_tasks = self.more_tasks.into_iter().map(TaskSpec::shortened).collect();
         for variant in self.variants.iter_mut().filter(|variant| variant.train) {
             variant.settings.extend(["stage.0.steps=2".to_owned(), "stage.0.batch=2".to_owned()]);
         }

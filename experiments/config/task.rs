@@ -178,7 +178,12 @@ impl TaskSpec {
         self.lengths().iter().copied().max().unwrap_or(0)
     }
 
-    /// The same with two lengths, depths and samples at most, to see that it works.
+    /// Whether it reads the study's documents.
+    pub fn reads_documents(&self) -> bool {
+        matches!(self, Self::Perplexity { .. } | Self::Longppl { .. } | Self::ShortText { .. })
+    }
+
+    /// The same with two lengths, depths and samples and one task of RULER at most, to see that it works.
     #[must_use]
     pub fn shortened(mut self) -> Self {
         match &mut self {
@@ -191,11 +196,18 @@ impl TaskSpec {
                 lengths.truncate(2);
                 (*depths, *trials) = (2, 1);
             }
-            Self::Ruler { lengths, samples, .. } => {
+            Self::Ruler { lengths, samples, tasks, .. } => {
                 lengths.truncate(1);
+                tasks.truncate(1);
                 *samples = 1;
             }
-            Self::Longppl { lengths, .. } | Self::ShortText { lengths } => lengths.truncate(1),
+            Self::Longppl { lengths, context, stride } => {
+                *context = (*context).min(64);
+                *stride = *context;
+                lengths.truncate(1);
+                lengths.iter_mut().for_each(|length| *length = (*length).min(4 * *context));
+            }
+            Self::ShortText { lengths } => lengths.truncate(1),
         }
         self
     }
