@@ -4,13 +4,11 @@
 //! Without a device nothing is run, and the count of what was skipped is printed. With `BOWLINE_VERIFIED` set the entries are
 //! written to the file that it names; `BOWLINE_DATE` is the day that they carry.
 
-use std::collections::BTreeMap;
-
 use attention::cuda::kernels::{Generation, HEAD_DIMS, Kernel, Scores};
 use attention::cuda::{backend_of, every_kernel, kernels_of, launched, rotate};
 use attention::{Alibi, AttnProblem, AttnShape, Backend, DType, DocumentStarts, Mask, reference};
 use ndarray::Axis;
-use torch_ext::cuda::{Arch, TableKernel, source_hash};
+use torch_ext::cuda::{Arch, Device, TableKernel, Tally};
 
 use crate::backward::Truth;
 use crate::support::budget::{Budget, judge, judge_lse};
@@ -24,9 +22,6 @@ use crate::support::turns::{Turn, turns};
 const MOST_WORK: usize = 40_000_000;
 
 const GENERATIONS: [Generation; 2] = [Generation::First, Generation::Second];
-
-/// How often each kernel passed and failed, by name.
-type Tally = BTreeMap<String, (usize, usize)>;
 
 /// Problems for every element type, head size and way of scoring, under masks in turn; lengths fit no tile.
 fn for_every_kernel(first: usize) -> Vec<Case> {
@@ -98,30 +93,6 @@ fn turned(turn: &Turn) -> Result<(), String> {
     turn.judge(&before, &after)
 }
 
-fn count(tally: &mut Tally, kernels: &[Kernel], outcome: &Result<(), String>) {
-    for kernel in kernels {
-        let (passed, failed) = tally.entry(kernel.name()).or_default();
-        *(if outcome.is_ok() { passed } else { failed }) += 1;
-    }
-}
-
-/// Entries of the manifest for the kernels that never failed.
-fn entries(tally: &Tally, device: &torch_ext::cuda::Device) -> Vec<serde_json::Value> {
-    let date = std::env::var("BOWLINE_DATE").unwrap_or_else(|_| "undated".to_owned());
-    let passed =
-        |kernel: &Kernel| tally.get(&kernel.name()).is_some_and(|(passed, failed)| *passed > 0 && *failed == 0);
-    let entry = |kernel: &Kernel| {
-        serde_json::json!({
-            "kernel": kernel.name(),
-            "arch": device.arch().to_string(),
-            "device": device.name(),
-            "date": date,
-            "source": source_hash(kernel),
-        })
-    };
-    every_kernel().iter().filter(|kernel| passed(kernel)).map(entry).collect()
-}
-
 #[test]
 fn every_kernel_passes_on_a_device() {
     let cuda = backend_of(Generation::First);
@@ -130,8 +101,8 @@ fn every_kernel_passes_on_a_device() {
         println!("{} cases of {} kernels skipped: {unsupported}", cases.len(), every_kernel().len());
         return;
     }
-    let device = torch_ext::cuda::Device::get(0).unwrap();
-    let (mut tally, mut refused) = (Tally::new(), Vec::new());
+    let device = Device::get(0).unwrap();
+    let mut tally = Tally::default();
     let generations = if device.arch() == Arch::SM_90A { &GENERATIONS[..] } else { &GENERATIONS[..1] };
     for (case, generation) in
         cases.iter().flat_map(|case| generations.iter().map(move |&generation| (case, generation)))
@@ -142,24 +113,20 @@ fn every_kernel_passes_on_a_device() {
             ("forward", &kernels[..1], forward as fn(Backend, &Case, &Inputs) -> Result<(), String>),
             ("backward", &kernels[1..], backward),
         ] {
-            let outcome = work(cuda, case, &inputs);
-            count(&mut tally, kernels, &outcome);
-            let told = |reason| format!("{pass} by {}, {}: {reason}", cuda.name(), case.describe());
-            refused.extend(outcome.err().map(told));
+            let case_name = || format!("{pass} by {}, {}", cuda.name(), case.describe());
+            tally.count(kernels, work(cuda, case, &inputs), case_name);
         }
     }
     for turn in turns() {
-        let outcome = turned(&turn);
-        count(&mut tally, &[turn.kernel()], &outcome);
-        refused.extend(outcome.err().map(|reason| format!("{turn:?}: {reason}")));
+        tally.count(&[turn.kernel()], turned(&turn), || format!("{turn:?}"));
     }
-    for (name, (passed, failed)) in &tally {
-        println!("{name}: {passed} passed, {failed} failed");
-    }
+    print!("{}", tally.page());
     if let Some(file) = std::env::var_os("BOWLINE_VERIFIED") {
-        let text = serde_json::to_string_pretty(&entries(&tally, device)).unwrap();
-        std::fs::write(file, text + "\n").unwrap();
+        let date = std::env::var("BOWLINE_DATE").unwrap_or_else(|_| "undated".to_owned());
+        let entries = tally.entries(&every_kernel(), (device.name(), device.arch()), &date);
+        std::fs::write(file, serde_json::to_string_pretty(&entries).unwrap() + "\n").unwrap();
     }
+    let refused = tally.refused();
     assert!(refused.is_empty(), "{} on {}:\n{}", device.name(), device.arch(), refused.join("\n"));
     let made = every_kernel().iter().filter(|kernel| kernel.is_for(device.arch())).count();
     assert_eq!(launched(0).len(), made, "every kernel was run");
@@ -176,14 +143,4 @@ fn the_cases_reach_every_kernel() {
         .collect();
     let all: std::collections::BTreeSet<String> = every_kernel().iter().map(Kernel::name).collect();
     assert_eq!(reached, all);
-}
-
-#[test]
-fn a_kernel_that_failed_once_gets_no_entry() {
-    let kernels = every_kernel();
-    let mut tally = Tally::new();
-    count(&mut tally, &kernels[..2], &Ok(()));
-    count(&mut tally, &kernels[1..2], &Err("off".to_owned()));
-    assert_eq!(tally[&kernels[0].name()], (1, 0));
-    assert_eq!(tally[&kernels[1].name()], (1, 1));
 }

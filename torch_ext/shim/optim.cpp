@@ -10,7 +10,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/_foreach_zero.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -132,10 +131,6 @@ char *bowline_changed(size_t count, Handles handles) {
   return guarded([&] {
     for (size_t i = 0; i < count; i++) handles[i]->unsafeGetTensorImpl()->bump_version();
   });
-}
-
-char *bowline_zero(size_t count, Handles handles) {
-  return unrecorded([&] { at::_foreach_zero_(listed(handles, count)); });
 }
 
 }  // extern "C"

@@ -21,6 +21,7 @@ mod nvrtc;
 mod ptxas;
 mod sass;
 mod table;
+mod tally;
 mod tensor_map;
 
 pub use arch::{Arch, ArchError, Capability};
@@ -34,6 +35,7 @@ pub use nvrtc::{NVRTC_VARIABLE, Nvrtc};
 pub use ptxas::{FunctionReport, PtxasReport};
 pub use sass::{Instruction, instructions, special_under_way};
 pub use table::{HOPPER_PRIMITIVES, PRIMITIVES, Ready, TableKernel, compiled, source_hash, source_of};
+pub use tally::Tally;
 pub use tensor_map::{MapElement, TiledTensor};
 
 /// The variable that names libtorch's CUDA library, or the folder that holds it.

@@ -111,7 +111,6 @@ unsafe extern "C" {
         numbers: *const Numbers,
     ) -> *mut c_char;
     fn bowline_global_norm(count: usize, tensors: *const *const C_tensor, norm: *mut f64) -> *mut c_char;
-    fn bowline_zero(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
     fn bowline_changed(count: usize, tensors: *const *const C_tensor) -> *mut c_char;
 }
 
@@ -163,19 +162,6 @@ pub fn global_norm(tensors: &[&Tensor]) -> Result<f64, OptimError> {
     // SAFETY: a list of live tensors with its length, and a number to write to.
     taken(unsafe { bowline_global_norm(tensors.len(), handles(tensors).as_ptr(), &raw mut norm) })?;
     Ok(norm)
-}
-
-/// Sets every number of every tensor to zero, in place.
-///
-/// # Errors
-///
-/// When a tensor is undefined.
-pub fn zero(tensors: &[&Tensor]) -> Result<(), OptimError> {
-    if tensors.is_empty() {
-        return Ok(());
-    }
-    // SAFETY: a list of live tensors with its length.
-    taken(unsafe { bowline_zero(tensors.len(), handles(tensors).as_ptr()) })
 }
 
 /// Says that tensors were written to without libtorch: a backward pass that has kept their former numbers is refused then,
@@ -304,14 +290,5 @@ mod tests {
         // Between two bfloat16 values: 257 ones.
         let brief = Tensor::ones([257 * 257], (Kind::BFloat16, Device::Cpu));
         assert!((global_norm(&[&brief]).unwrap() - 257.0).abs() < 1e-3);
-    }
-
-    #[test]
-    fn zeroed_tensors_are_zero_in_place() {
-        let tensors =
-            [Tensor::ones([3], (Kind::Float, Device::Cpu)), Tensor::ones([2, 2], (Kind::BFloat16, Device::Cpu))];
-        zero(&[&tensors[0], &tensors[1]]).unwrap();
-        assert!(tensors.iter().all(|tensor| tensor.abs().max().double_value(&[]) == 0.0));
-        assert!(zero(&[&Tensor::new()]).is_err());
     }
 }

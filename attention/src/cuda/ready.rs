@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use torch_ext::cuda::{Arch, CudaError, Device, Kernel as Code, Manifest, Ready, TableKernel};
+use torch_ext::cuda::{Arch, CudaError, Device, Kernel as Code, Manifest, Ready};
 
 use super::backend::kernels_of;
 use super::kernels::{Generation, Kernel, Spec, hopper_table, kernel, others, table};
@@ -52,16 +52,16 @@ pub fn verified(problem: &AttnProblem, dtype: DType, arch: Arch) -> bool {
 /// The same of one generation; `cuda` takes the second where it is.
 #[must_use]
 pub fn verified_of(generation: Generation, problem: &AttnProblem, dtype: DType, arch: Arch) -> bool {
+    // Most builds have nothing to look up kernels for.
     !manifest().is_empty()
-        && kernels_of(generation, problem, dtype)
-            .is_some_and(|kernels| kernels.iter().all(|kernel| manifest().holds(&kernel.name(), arch)))
+        && kernels_of(generation, problem, dtype).is_some_and(|kernels| manifest().verifies(&kernels, arch))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
 
-    use torch_ext::cuda::source_hash;
+    use torch_ext::cuda::{TableKernel, source_hash};
 
     use super::*;
     use crate::AttnShape;

@@ -77,6 +77,12 @@ impl Manifest {
         self.holding.contains(&(kernel.to_owned(), arch))
     }
 
+    /// Whether all of these kernels, as they are now, passed on a device of this architecture.
+    #[must_use]
+    pub fn verifies<'a, T: TableKernel + 'a>(&self, kernels: impl IntoIterator<Item = &'a T>, arch: Arch) -> bool {
+        !self.is_empty() && kernels.into_iter().all(|kernel| self.holds(&kernel.name(), arch))
+    }
+
     /// Whether no kernel is verified anywhere, as in most builds: nothing needs to be looked up then.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -107,11 +113,12 @@ fn entry(at: usize, value: &Value) -> Result<Verified, ManifestError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::table::PRIMITIVES;
     use super::*;
 
-    struct Probe;
+    /// A kernel of a table of one.
+    pub(in crate::cuda) struct Probe;
 
     impl TableKernel for Probe {
         fn name(&self) -> String {
@@ -151,8 +158,10 @@ mod tests {
         assert!(read.holds("probe", Arch::SM_90A) && !read.is_empty());
         assert!(!read.holds("probe", Arch::SM_80));
         assert!(!read.holds("another", Arch::SM_90A));
+        assert!(read.verifies(&[Probe], Arch::SM_90A) && !read.verifies(&[Probe], Arch::SM_80));
         let changed = parsed(&one("probe", "sm_90a", "0123")).unwrap();
         assert!(!changed.holds("probe", Arch::SM_90A) && changed.is_empty());
+        assert!(!changed.verifies(&[Probe], Arch::SM_90A) && !changed.verifies::<Probe>(&[], Arch::SM_90A));
         assert_eq!(changed.entries().len(), 1);
         let unknown = parsed(&one("another", "sm_90a", &source_hash(&Probe))).unwrap();
         assert!(!unknown.holds("another", Arch::SM_90A));
