@@ -142,6 +142,20 @@ fn a_task_that_cannot_be_is_named_before_anything_runs() {
     refused(&with("kind = \"needle\"\nlengths = []"), &["task 1 (needle).lengths", "at least 1"]);
     refused(&with("kind = \"ruler\"\nlengths = [64]\ntasks = [\"vtt\"]"), &["task 1 (ruler).tasks", "vtt"]);
     refused(&with("kind = \"longppl\"\nlengths = [64]"), &["task longppl", "64", "4096"]);
+    // Values of the wrong type, too.
+    let second = "kind = \"kv\"\nlengths = [64]\n[[task]]\nkind = \"needle\"\nlengths = [64]\n";
+    let cases: [(&str, &[&str]); 6] = [
+        ("depths = \"many\"", &["task 2 (needle).depths: ", "many"]),
+        ("trials = -1", &["task 2 (needle).trials: ", "-1"]),
+        ("haystack = \"a.txt\"", &["task 2 (needle).haystack: ", "a.txt"]),
+        ("needles = 1.5", &["task 2 (needle).needles: ", "1.5"]),
+        ("dephts = 2", &["task 2 (needle)", "dephts"]),
+        ("[[task]]\nkind = \"ruler\"\n", &["task 3 (ruler): missing field `lengths`"]),
+    ];
+    for (line, words) in cases {
+        refused(&with(&format!("{second}{line}")), &[words, &["study.toml"]].concat());
+    }
+    refused(&with("lengths = [64]"), &["task 1: missing field `kind`"]);
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub struct Study {
     /// What is measured.
     pub evaluation: Evaluation,
     /// What else is measured, on every variant.
-    #[serde(rename = "task", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(rename = "task", default, skip_serializing_if = "Vec::is_empty", deserialize_with = "TaskSpec::list")]
     pub more_tasks: Vec<TaskSpec>,
     /// How trained variants are trained: a built-in recipe's name or a file; model and positions are the variant's.
     #[serde(default)]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use eval::Protocol;
 use eval::tasks::passkey::Variant;
 use eval::tasks::ruler::{LLAMA2_7B_CHAT_AT_4K, RulerTask, SAMPLES};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One measurement over context lengths. Paths are files, folders or `bundled:heldout`; a haystack without any is made from
 /// the study's seed.
@@ -143,6 +144,24 @@ pub enum TaskSpec {
 }
 
 impl TaskSpec {
+    /// Reads the tasks of a study one by one, so that what is wrong with one is told with its number and field: serde alone
+    /// forgets both where a key of a table says which fields the others are.
+    ///
+    /// # Errors
+    ///
+    /// As `task 2 (needle).depths: invalid type: ..`.
+    pub(super) fn list<'de, D: Deserializer<'de>>(tables: D) -> Result<Vec<Self>, D::Error> {
+        let read = |(index, table): (usize, toml::Table)| {
+            table.clone().try_into::<Self>().map_err(|error| {
+                let kind = table.get("kind").and_then(toml::Value::as_str).map(|kind| format!(" ({kind})"));
+                let field = wrong_field(&table, &error).map(|field| format!(".{field}"));
+                let place = [kind, field].into_iter().flatten().collect::<String>();
+                D::Error::custom(format!("task {}{place}: {}", index + 1, error.message()))
+            })
+        };
+        Vec::<toml::Table>::deserialize(tables)?.into_iter().enumerate().map(read).collect()
+    }
+
     /// Its name in a study file.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -258,6 +277,20 @@ impl TaskSpec {
         findings.extend(named);
         findings
     }
+}
+
+/// The field whose value cannot be read, if it is one: the first that cannot alone. What is missing is found after all values
+/// were read.
+fn wrong_field(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
+    if error.message().starts_with("missing field") {
+        return None;
+    }
+    let kind = table.get("kind")?;
+    let alone = |(name, value): &(&String, &toml::Value)| {
+        let table = toml::Table::from_iter([("kind".to_owned(), kind.clone()), ((*name).clone(), (*value).clone())]);
+        table.try_into::<TaskSpec>().is_err_and(|alone| alone.message() == error.message())
+    };
+    table.iter().filter(|(name, _)| *name != "kind").find(alone).map(|(name, _)| name.clone())
 }
 
 fn p2() -> String {
