@@ -240,7 +240,7 @@ fn mixed(backend: Backend, pass: &Pass, q: &Tensor, k: &Tensor, v: &Tensor) -> R
         return method.attend(backend, pass.plan, (q, k, v), pass.offset);
     }
     if let Some(sparse) = pass.plan.sparse() {
-        return sparse.attend(backend, (pass.plan, &pass.mask), (q, k, v));
+        return sparse.attend(backend, (pass.plan, &pass.mask), [q, k, v]);
     }
     Ok(backend.forward(&pass.problem(q, k)?, q, k, v)?)
 }

@@ -1,10 +1,11 @@
 //! Attention between a block's passes: its answer is held until the backward comes for it.
 
-use attention::{Attended, AttnProblem, Backend, Gradients, dtype_of};
+use attention::{Attended, Backend, Gradients, dtype_of};
 use tch::Tensor;
 use torch_ext::autograd;
 
 use super::pass::Pass;
+use super::shifted_sparse::{Answer, ShiftedSparse};
 use crate::error::Failure;
 
 /// Attention's answer, and the way back.
@@ -12,6 +13,8 @@ use crate::error::Failure;
 pub(super) enum Mixed {
     /// Of a backend that has a backward of its own, which takes output and log-sum-exp.
     Pair(Attended),
+    /// Of such a one in groups.
+    Groups(ShiftedSparse, Answer),
     /// Of one that has libtorch's graph instead: that graph, and the leaves that it starts from.
     Graph {
         /// `[batch, heads, length, head_dim]`, with its history.
@@ -31,9 +34,11 @@ impl Mixed {
     ) -> Result<Self, Failure> {
         let [q, k, v] = projected;
         if let Some(sparse) = pass.plan.sparse() {
-            // Its parts are steps of libtorch's graph, each by the backend's own backward where there is one.
-            let attend = |[q, k, v]: &[Tensor; 3]| sparse.attend(backend, (pass.plan, &pass.mask), (q, k, v));
-            return Self::by_graph(projected, returns, attend);
+            let place = (pass.plan, &pass.mask);
+            if sparse.goes_back_alone(backend, place, [q, k, v])? {
+                return Ok(Self::Groups(sparse, sparse.answered(backend, place, [q, k, v])?));
+            }
+            return Self::by_graph(projected, returns, |tensors| sparse.attend(backend, place, tensors.each_ref()));
         }
         let problem = pass.problem(q, k)?;
         let paired = dtype_of(q.kind()).is_some_and(|dtype| backend.has_backward(&problem, q.device(), dtype));
@@ -62,6 +67,7 @@ impl Mixed {
     pub(super) fn output(&self) -> &Tensor {
         match self {
             Self::Pair(attended) => &attended.output,
+            Self::Groups(_, answer) => &answer.output,
             Self::Graph { output, .. } => output,
         }
     }
@@ -70,14 +76,18 @@ impl Mixed {
     pub(super) fn backward(
         self,
         backend: Backend,
-        problem: &AttnProblem,
+        pass: &Pass<'_>,
         [q, k, v]: [Tensor; 3],
         grad: &Tensor,
     ) -> Result<[Tensor; 3], Failure> {
         match self {
             Self::Pair(attended) => {
-                let Gradients { dq, dk, dv } = backend.backward(problem, &q, &k, &v, &attended, grad)?;
+                let problem = pass.problem(&q, &k)?;
+                let Gradients { dq, dk, dv } = backend.backward(&problem, &q, &k, &v, &attended, grad)?;
                 Ok([dq, dk, dv])
+            }
+            Self::Groups(sparse, answer) => {
+                sparse.backward(backend, (pass.plan, &pass.mask), [&q, &k, &v], (&answer, grad))
             }
             Self::Graph { output, leaves } => {
                 autograd::backward(&[&output], &[Some(grad)])?;

@@ -287,8 +287,7 @@ impl Work {
         let d_mixed = block.split(&d_merged, block.heads.query);
         let normed = normed.unwrap_or_else(normed_again);
         let projected = projected.map_or_else(|| projected_again(&normed), Ok)?;
-        let [dq, dk, dv] =
-            mixed.backward(self.backend, &pass.problem(&projected[0], &projected[1])?, projected, &d_mixed)?;
+        let [dq, dk, dv] = mixed.backward(self.backend, &pass, projected, &d_mixed)?;
         drop([d_merged, d_mixed]);
         let back = |grad: Tensor| pass.plan.turned_back(&grad, self.offset, self.backend);
         let [dq, dk, dv] = [back(dq)?, back(dk)?, dv.transpose(1, 2).contiguous()].map(|grad| heads_in_rows(&grad));

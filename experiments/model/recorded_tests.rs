@@ -225,6 +225,29 @@ fn documents_and_alibi_reach_the_backward() {
     assert!(apart(&trained(&model, &mask), &all).0 < 1e-4);
 }
 
+/// Groups, on a backend that goes back from its answers and on one that has libtorch's graph.
+#[test]
+fn attention_in_groups_is_the_same_under_every_policy() {
+    use crate::model::ShiftedSparse;
+    let mut model = model(&[], Kind::Float, "tiled");
+    let grouped = |model: &Llama| {
+        let plan = plan(model).with_sparse(Some(ShiftedSparse::new(LENGTH as usize, 0.2).unwrap()));
+        let (inputs, targets) = tokens();
+        let pass = Pass { plan: &plan, offset: 0, mask: Mask::Causal { offset: 0 } };
+        differentiated(model, summed_loss(model, &model.hidden(&inputs, &pass, None).unwrap(), &targets).unwrap())
+    };
+    let all = grouped(&model);
+    assert!(apart(&all, &trained(&model, &Mask::Causal { offset: 0 })).0 > 0.05, "the groups are seen");
+    for backend in ["tiled", "libtorch"] {
+        model.backend = Backend::from_name(backend).unwrap();
+        for activations in [Activations::All, Activations::Light, Activations::Attention, Activations::Layers] {
+            model.memory = Memory { activations, ..Memory::default() };
+            let (apart, whose) = apart(&grouped(&model), &all);
+            assert!(apart < 1e-4, "{backend}, {activations:?}: {whose} is {apart} apart");
+        }
+    }
+}
+
 /// A pass that is not recorded answers the same.
 #[test]
 fn reading_and_training_see_the_same_hidden_states() {

@@ -87,11 +87,25 @@ fn output_and_gradients_are_those_of_a_mask_over_all_pairs() {
         let (expected, expected_grads) = run(&|q, k, v| twin(q, k, v, group, None, Ends::Apart));
         for backend in backends {
             let plan = plan();
-            let (output, grads) = run(&|q, k, v| sparse.attend(backend, (&plan, &causal), (q, k, v)).unwrap());
+            let (output, grads) = run(&|q, k, v| sparse.attend(backend, (&plan, &causal), [q, k, v]).unwrap());
             let name = backend.name();
             assert!(close(&output, &expected), "{name}: {heads} heads over {key_heads}, groups of {group}");
             for (grad, expected) in grads.iter().zip(&expected_grads) {
                 assert!(close(grad, expected), "{name}: {heads} heads over {key_heads}, groups of {group}");
+            }
+            let tensors = [drawn("q", batch, heads), drawn("k", batch, key_heads), drawn("v", batch, key_heads)];
+            let tensors = tensors.each_ref().map(Tensor::detach);
+            let (place, tensors) = ((&plan, &causal), tensors.each_ref());
+            // libtorch has nothing but its graph.
+            assert_eq!(sparse.goes_back_alone(backend, place, tensors).unwrap(), name == "tiled");
+            if name == "tiled" {
+                let answer = sparse.answered(backend, place, tensors).unwrap();
+                assert!(close(&answer.output, &expected), "{heads} heads over {key_heads}, groups of {group}");
+                let weights = drawn("weights", batch, heads).detach();
+                let grads = sparse.backward(backend, place, tensors, (&answer, &weights)).unwrap();
+                for ((grad, expected), whose) in grads.iter().zip(&expected_grads).zip(["q", "k", "v"]) {
+                    assert!(close(grad, expected), "{whose}: {heads} heads over {key_heads}, groups of {group}");
+                }
             }
             let (rolled, _) = run(&|q, k, v| twin(q, k, v, group, None, Ends::Rolled));
             assert!(!close(&output, &rolled), "half groups at the ends that see each other would pass");
@@ -107,10 +121,13 @@ fn documents_stay_apart_inside_groups() {
     let rows = rows.map(|row| row.into_iter().map(|start: usize| start as i64).collect::<Vec<_>>());
     let mask = Mask::Documents { starts, offset: 0 };
     let (q, k, v) = (drawn("q", 2, 4), drawn("k", 2, 2), drawn("v", 2, 2));
-    let found = sparse.attend(Backend::from_name("libtorch").unwrap(), (&plan(), &mask), (&q, &k, &v)).unwrap();
+    let found = sparse.attend(Backend::from_name("libtorch").unwrap(), (&plan(), &mask), [&q, &k, &v]).unwrap();
     let expected = twin(&q, &k, &v, sparse.group as i64, Some(&rows), Ends::Apart);
     assert!(close(&found, &expected));
     assert!(!close(&found, &twin(&q, &k, &v, sparse.group as i64, None, Ends::Apart)));
+    let tiled = Backend::from_name("tiled").unwrap();
+    let answer = sparse.answered(tiled, (&plan(), &mask), [&q.detach(), &k.detach(), &v.detach()]).unwrap();
+    assert!(close(&answer.output, &expected));
 }
 
 #[test]
@@ -118,7 +135,7 @@ fn no_token_sees_a_later_one() {
     let sparse = ShiftedSparse::new(LENGTH as usize, 0.5).unwrap();
     let (q, k, v) = (drawn("q", 1, 4), drawn("k", 1, 4), drawn("v", 1, 4));
     let backend = Backend::from_name("libtorch").unwrap();
-    let attend = |v: &Tensor| sparse.attend(backend, (&plan(), &Mask::Causal { offset: 0 }), (&q, &k, v)).unwrap();
+    let attend = |v: &Tensor| sparse.attend(backend, (&plan(), &Mask::Causal { offset: 0 }), [&q, &k, v]).unwrap();
     let (plain, changed) = (attend(&v), v.detach().copy());
     let _ = changed.narrow(2, LENGTH - 1, 1).fill_(7.0);
     let earlier = |x: &Tensor| x.detach().narrow(2, 0, LENGTH - 1);
