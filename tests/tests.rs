@@ -38,6 +38,8 @@ mod pieces;
 mod pipeline;
 /// What a run will hold, beside what it holds; every built-in recipe in small.
 mod planning;
+/// Reports held against what was published for a recipe's model.
+mod published;
 /// The retrieval commands: grids, samples, resuming, refusals, and results of other programs.
 mod retrieval;
 /// Position parameters found by measuring.

@@ -127,7 +127,7 @@ fn page(listed: &[Listed]) -> String {
     let mut page: String = rows.iter().map(line).collect();
     page += "\nGB at most, tokens/s and time by `bowline plan NAME`, which says more; memory and time are of the device named.\n";
     for recipe in listed.iter().filter(|recipe| !recipe.expected.is_empty()) {
-        page += &format!("\n{}: published for it\n", recipe.name);
+        page += &format!("\n{}: published for it (`bowline report expect` compares)\n", recipe.name);
         recipe.expected.iter().for_each(|it| page += &format!("  {it}\n"));
     }
     page

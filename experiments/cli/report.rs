@@ -1,4 +1,7 @@
-//! `bowline report`: figures and page again, from results alone; `bowline report diff`: two results against each other.
+//! `bowline report`: figures and page again, from results alone; `bowline report diff`: two results against each other; `bowline
+//! report expect`: results against published figures.
+
+mod expect;
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -28,6 +31,7 @@ pub struct Report {
 enum More {
     /// Compare the rows that two runs share: difference, both intervals, apart or not
     Diff(Diff),
+    Expect(expect::Expect),
 }
 
 /// What a verdict means.
@@ -54,10 +58,12 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// When a result file is missing or damaged, or a figure cannot be drawn.
+    /// When a result file is missing or damaged, or a figure cannot be drawn; exit code 1 when a published figure is missed.
     pub fn run(self) -> Result<(), Failure> {
-        if let Some(More::Diff(command)) = self.more {
-            return command.run();
+        match self.more {
+            Some(More::Diff(command)) => return command.run(),
+            Some(More::Expect(command)) => return command.run(),
+            None => {}
         }
         let reports = self.runs.iter().map(|run| named(run)).collect::<Result<Vec<_>, _>>()?;
         let out = match (&self.out, self.runs.as_slice()) {
