@@ -8,7 +8,7 @@ use crate::error::Failure;
 use crate::json::read_capped;
 
 /// Name and text of every built-in file.
-const BUILT_IN: [(&str, &str); 19] = [
+const BUILT_IN: [(&str, &str); 20] = [
     ("base", include_str!("recipes/base.toml")),
     ("extend-4x", include_str!("recipes/extend-4x.toml")),
     ("llongma-2-7b-16k", include_str!("recipes/llongma-2-7b-16k.toml")),
@@ -22,6 +22,7 @@ const BUILT_IN: [(&str, &str); 19] = [
     ("abf-llama-2-7b-32k", include_str!("recipes/abf-llama-2-7b-32k.toml")),
     ("longlora-7b-32k", include_str!("recipes/longlora-7b-32k.toml")),
     ("qlora-7b-16k", include_str!("recipes/qlora-7b-16k.toml")),
+    ("btlm-3b-8k", include_str!("recipes/btlm-3b-8k.toml")),
     ("demo", include_str!("recipes/demo.toml")),
     ("demo-8x", include_str!("recipes/demo-8x.toml")),
     ("methods", include_str!("recipes/methods.toml")),

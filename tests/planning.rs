@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bowline::config::{Policy, Recipe};
+use bowline::config::{ModelSource, Policy, Recipe, Stage};
 use bowline::recipes;
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ fn planned_and_measured(settings: &[&str]) -> (f64, f64) {
 
 #[test]
 fn what_was_planned_is_what_a_run_holds() {
-    let cases: [&[&str]; 4] = [
+    let cases: [&[&str]; 7] = [
         // Mostly activations.
         &["stage.0.length=512", "stage.0.batch=4"],
         // Mostly logits.
@@ -44,6 +44,10 @@ fn what_was_planned_is_what_a_run_holds() {
         &["stage.0.length=32", "stage.0.batch=1", "model.new.hidden_size=256", "model.new.intermediate_size=1024"],
         // Several passes of bfloat16.
         &["stage.0.length=512", "stage.0.batch=2", "stage.0.micro_batch=1", "model.dtype=bfloat16"],
+        // Attention in groups, by a backend that goes back from its answers and by one that has libtorch's graph.
+        &["stage.0.length=512", "stage.0.batch=4", "stage.0.shifted_sparse=0.25", "memory.activations=attention"],
+        &["stage.0.length=1024", "stage.0.batch=1", "stage.0.shifted_sparse=0.25", "model.backend=libtorch"],
+        &["stage.0.length=512", "stage.0.batch=4", "stage.0.shifted_sparse=0.25", "model.backend=libtorch"],
     ];
     for settings in cases {
         let (planned, measured) = planned_and_measured(settings);
@@ -52,9 +56,25 @@ fn what_was_planned_is_what_a_run_holds() {
     }
 }
 
+/// The length of a stage of a recipe that was made small.
+fn small_length(recipe: &Recipe, stage: &Stage) -> usize {
+    (128 * stage.length / recipe.longest()).max(16)
+}
+
 /// The settings that make a recipe small: its policies, method and adapter stay, its model, lengths and text do not.
 fn shrunken(recipe: &Recipe, model: &Path, text: &Path) -> Vec<String> {
-    let mut settings = vec![format!("model.from={}", model.display()), "checkpoint.every=0".to_owned()];
+    let mut settings = vec!["checkpoint.every=0".to_owned()];
+    match &recipe.model {
+        // What another recipe left, which the runs are made in the order of the list for.
+        ModelSource { from: Some(from), .. } if from.starts_with("recipe:") => {}
+        ModelSource { new: None, .. } => settings.push(format!("model.from={}", model.display())),
+        ModelSource { new: Some(_), .. } => {
+            settings.push("model.tokenizer=bundled".to_owned());
+            let sizes = [("hidden_size", 32), ("intermediate_size", 48), ("num_hidden_layers", 2)];
+            let heads = [("num_attention_heads", 2), ("num_key_value_heads", 2), ("max_position_embeddings", 128)];
+            settings.extend(sizes.iter().chain(&heads).map(|(key, value)| format!("model.new.{key}={value}")));
+        }
+    }
     for (index, source) in recipe.sources.iter().enumerate().filter(|(_, source)| !source.paths.is_empty()) {
         assert!(!source.name.is_empty());
         settings.push(format!("source.{index}.paths=[{:?}]", text.display().to_string()));
@@ -62,12 +82,11 @@ fn shrunken(recipe: &Recipe, model: &Path, text: &Path) -> Vec<String> {
     }
     // Documents that are held out are the user's.
     settings.push("held_out=[]".to_owned());
-    let longest = recipe.longest();
     for (index, stage) in recipe.stages.iter().enumerate() {
         // One pass stays one pass, several stay several.
         let passes = if stage.micro() == stage.batch { 1 } else { 2 };
-        let small =
-            [("length", (64 * stage.length / longest).max(16)), ("batch", passes), ("micro_batch", 1), ("steps", 2)];
+        let length = small_length(recipe, stage);
+        let small = [("length", length), ("batch", passes), ("micro_batch", 1), ("steps", 2)];
         settings.extend(small.map(|(key, value)| format!("stage.{index}.{key}={value}")));
     }
     for key in ["mlp_tokens", "loss_tokens"] {
@@ -83,21 +102,73 @@ fn every_recipe_trains_a_small_model() {
     let (model, text) = (home.path().join("model"), tiny::write_text(home.path()));
     tiny::write_model(&model);
     let all = recipes::trainings().unwrap();
-    assert!(all.len() >= 13, "{}", all.len());
-    for recipe in all.iter().filter(|recipe| recipe.model.new.is_none()) {
+    assert!(all.len() >= 15, "{}", all.len());
+    for recipe in &all {
         let settings = shrunken(recipe, &model, &text);
         let settings = settings.iter().flat_map(|setting| ["--set", setting.as_str()]);
-        let arguments = ["train", &recipe.name, "--out", &recipe.name, "--device", "cpu"].into_iter().chain(settings);
+        let arguments = ["train", &recipe.name, "--device", "cpu"].into_iter().chain(settings);
         let ran = bowline(home.path(), arguments).expect(0);
         assert!(ran.err.contains("memory: "), "{ran}");
-        let metrics = std::fs::read_to_string(home.path().join(&recipe.name).join("metrics.jsonl")).unwrap();
-        let losses: Vec<f64> = metrics
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64().unwrap())
-            .collect();
-        assert_eq!(losses.len(), 2 * recipe.stages.len(), "{}", recipe.name);
+        let metrics =
+            std::fs::read_to_string(home.path().join("runs").join(&recipe.name).join("metrics.jsonl")).unwrap();
+        let steps: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lengths: Vec<usize> = steps.iter().map(|step| step["length"].as_u64().unwrap() as usize).collect();
+        let expected: Vec<usize> = recipe.stages.iter().flat_map(|stage| [small_length(recipe, stage); 2]).collect();
+        assert_eq!(lengths, expected, "{}: stages in their order, each at its length", recipe.name);
+        let losses: Vec<f64> = steps.iter().map(|step| step["loss"].as_f64().unwrap()).collect();
         assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 1.0), "{}: {losses:?}", recipe.name);
     }
+    // The 128K model goes on from the 64K one: its positions are the original ones by 32.
+    let config = json(&home.path().join("runs/yarn-llama-2-7b-128k/checkpoints/step-2/config.json"));
+    let (scaling, context) = (&config["rope_scaling"], &config["max_position_embeddings"]);
+    assert_eq!(
+        (&scaling["factor"], &scaling["original_max_position_embeddings"], context),
+        (&32.0.into(), &128.into(), &4096.into())
+    );
+    let resolved = std::fs::read_to_string(home.path().join("runs/yarn-llama-2-7b-128k/provenance.json")).unwrap();
+    assert!(resolved.contains("recipe:yarn-llama-2-7b-64k"), "{resolved}");
+}
+
+#[test]
+fn a_recipe_out_of_anothers_result_waits_for_that_to_be_finished() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, text) = (home.path().join("model"), tiny::write_text(home.path()));
+    tiny::write_model(&model);
+    let train = |name: &str, settings: &[String], code| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting.as_str()]);
+        bowline(home.path(), ["train", name, "--device", "cpu"].into_iter().chain(settings)).expect(code).err
+    };
+    let small = |name: &str| shrunken(&recipes::training(name, &[]).unwrap(), &model, &text);
+    let (first, then) = (small("yarn-llama-2-7b-64k"), small("yarn-llama-2-7b-128k"));
+    let refused = train("yarn-llama-2-7b-128k", &then, 2);
+    for words in
+        ["model.from: recipe:yarn-llama-2-7b-64k", "runs/yarn-llama-2-7b-64k holds no", "train yarn-llama-2-7b-64k"]
+    {
+        assert!(refused.contains(words), "{refused}");
+    }
+    let model_check = |wanted: &str| {
+        let planned = bowline(home.path(), ["plan", "yarn-llama-2-7b-128k"]).expect(1).out;
+        assert!(planned.lines().any(|line| line.starts_with("check ") && line.contains(wanted)), "{planned}");
+    };
+    model_check("FAILED: model: ");
+    train("yarn-llama-2-7b-64k", &first, 0);
+    model_check("ok: model: runs/yarn-llama-2-7b-64k/checkpoints/step-2");
+    let resolved = home.path().join("runs/yarn-llama-2-7b-64k/resolved.toml");
+    let longer = std::fs::read_to_string(&resolved).unwrap().replace("steps = 2\n", "steps = 3\n");
+    std::fs::write(&resolved, longer).unwrap();
+    let refused = train("yarn-llama-2-7b-128k", &then, 2);
+    assert!(refused.contains("step-2 is at step 2 of 3"), "{refused}");
+
+    // A model that has nothing to be extended further, and a recipe that comes out of its own result.
+    let unscaled = [&then[..], &[format!("model.from={}", model.display())]].concat();
+    let refused = train("yarn-llama-2-7b-128k", &unscaled, 2);
+    assert!(refused.contains("positions: further: the model is not extended"), "{refused}");
+    let own = tiny::one_stage(&text, 1).replace("tokenizer = \"bundled\"", "from = \"recipe:own.toml\"");
+    let (before, shape) = own.split_once("[model.new]").unwrap();
+    let (_, after) = shape.split_once("[optimizer]").unwrap();
+    tiny::write(home.path(), "own.toml", &format!("{before}[optimizer]{after}"));
+    let refused = bowline(home.path(), ["plan", "own.toml"]).expect(2).err;
+    assert!(refused.contains("recipe:own.toml") && refused.contains("without end"), "{refused}");
 }
 
 #[test]

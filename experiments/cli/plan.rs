@@ -15,7 +15,7 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 the run fits the device and every check of text, disk and host memory holds; 1 the plan is printed all the \
 same, and it does not fit or a check failed; 2 the recipe is wrong or its model is not known.\n\n\
 No weight is read and no GPU is asked. The model's shape is that of its folder or of the Hub's cache, or one that is known by \
-name: llama-7b, llama-13b, llama-2-7b, llama-2-13b, smollm2-135m, each also by its names on the Hub.";
+name: llama-7b, llama-13b, llama-2-7b, llama-2-13b, smollm2-135m, btlm-3b, each also by its names on the Hub.";
 
 /// Says what a recipe takes: bytes by what they are for, tokens per second, hours, whether it fits, what to change.
 #[derive(Debug, Args)]

@@ -164,7 +164,7 @@ impl TryFrom<&PositionChange> for Method {
     type Error = Failure;
 
     fn try_from(change: &PositionChange) -> Result<Self, Failure> {
-        let PositionChange { method, factor, base, factors } = change;
+        let PositionChange { method, factor, base, factors, further: _ } = change;
         let given = Given { factor: *factor, base: *base, factors: factors.as_deref() };
         Self::positions(method, given).map_err(|wrong| match wrong {
             Wrong::Extension(ExtendError::NoFactors) => {

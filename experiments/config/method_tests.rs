@@ -37,7 +37,8 @@ fn factors_come_from_a_file_and_a_given_factor_goes_before_that_of_the_file() {
     assert!(method.file_content().unwrap().contains("long_factor"));
     let longer = format!("longrope:factors={file},factor=8").parse::<Method>().unwrap();
     assert!(matches!(longer, Method::Positions { factor: 8.0, .. }));
-    let change = PositionChange { method: "longrope".into(), factor: None, base: None, factors: Some(file) };
+    let change =
+        PositionChange { method: "longrope".into(), factor: None, base: None, factors: Some(file), further: false };
     assert_eq!(Method::try_from(&change).unwrap(), method);
 
     let refused = |text: String, code: u8, words: &str| {

@@ -62,7 +62,8 @@ pub struct Recipe {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSource {
-    /// A folder, a GGUF file, a Hub id in the cache, or `bundled`.
+    /// A folder, a GGUF file, a Hub id in the cache, or `bundled`; or `recipe:NAME` for the last checkpoint of that recipe's
+    /// finished run in `runs/NAME`.
     #[serde(default)]
     pub from: Option<String>,
     /// The shape of a new model with random weights.
@@ -171,6 +172,10 @@ pub struct PositionChange {
     /// File of LongRoPE's factors (or `bundled:longrope-1024.json`), for `longrope`; it may name the factor, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub factors: Option<String>,
+    /// Whether the model is one that was extended already: the change is then made to its original positions, in place of the
+    /// one that it has, and the factor counts from the original context.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub further: bool,
 }
 
 /// A source of training sequences.
@@ -341,6 +346,12 @@ impl Stage {
     /// Positions that its tokens stand at: a plan must reach so far.
     pub fn reach(&self) -> usize {
         self.skip_positions.map_or(self.length, |skip| skip.target)
+    }
+
+    /// Tokens that attend among themselves: a sequence, or a group of it.
+    pub fn attended(&self) -> usize {
+        let groups = self.shifted_sparse.and_then(|share| ShiftedSparse::new(self.length, share).ok());
+        groups.map_or(self.length, ShiftedSparse::group)
     }
 
     /// Tokens of an optimizer step.

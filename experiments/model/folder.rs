@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use attention::Backend;
-use rope_scaling::hf::{Reach, extend};
+use rope_scaling::hf::{Reach, extend, original};
 use rope_scaling::{PositionEncoding, Precision};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -94,6 +94,19 @@ pub fn positions_under(positions: &Positions, method: &Method) -> Result<Positio
             Err(Failure::config(format!("{method} changes rotary positions, and the model has ALiBi")))
         }
     }
+}
+
+/// The position encoding of an extended model before it was extended.
+///
+/// # Errors
+///
+/// When it is not extended.
+fn original_positions(positions: &Positions) -> Result<Positions, Failure> {
+    let original = match positions {
+        Positions::Rope(rope) => original(rope).map(Positions::Rope),
+        Positions::Alibi(alibi) => alibi.original().map(Positions::Alibi),
+    };
+    original.map_err(|error| Failure::config(format!("further: {error}; leave it out")))
 }
 
 impl ModelFolder {
@@ -189,10 +202,14 @@ impl ModelFolder {
     /// # Errors
     ///
     /// As [`ModelFolder::with_method`].
-    pub fn with_positions(self, change: Option<&PositionChange>) -> Result<Self, Failure> {
+    pub fn with_positions(mut self, change: Option<&PositionChange>) -> Result<Self, Failure> {
         match change {
             Some(change) => {
                 let method = Method::try_from(change)?;
+                if change.further {
+                    let original = original_positions(&self.llama.config.positions);
+                    self.llama.config.positions = original.map_err(|failure| failure.within("positions"))?;
+                }
                 self.with_method(&method).map_err(|failure| failure.within("positions"))
             }
             None => Ok(self),

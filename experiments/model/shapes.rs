@@ -118,9 +118,37 @@ impl Shape {
     }
 }
 
+/// Names of BTLM-3B-8K, whose config is of another family.
+const BTLM: [&str; 2] = ["btlm-3b", "cerebras/btlm-3b-8k-base"];
+
+/// Its numbers (Dey et al. 2023, and its published config).
+fn btlm() -> Value {
+    json!({
+        "architectures": ["BTLMLMHeadModel"],
+        "model_type": "btlm",
+        "activation_function": "swiglu",
+        "vocab_size": 50_257,
+        "n_embd": 2560,
+        "n_inner": 6826,
+        "n_layer": 32,
+        "n_head": 32,
+        "n_positions": 8192,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.073,
+        "position_embedding_type": "alibi",
+        "mup_width_scale": 0.1,
+        "mup_embeddings_scale": 14.6,
+        "mup_output_alpha": 2.22,
+        "mup_scale_qk_dot_by_d": true,
+        "tie_word_embeddings": true,
+        "bos_token_id": 50_256,
+        "eos_token_id": 50_256,
+    })
+}
+
 /// The short names of every shape that is known.
 pub fn known_shapes() -> impl Iterator<Item = &'static str> {
-    SHAPES.iter().map(|shape| shape.names[0])
+    SHAPES.iter().map(|shape| shape.names[0]).chain([BTLM[0]])
 }
 
 /// The configuration of a model that is known by its short name, or by its name on the Hub; none for any other name.
@@ -129,8 +157,10 @@ pub fn known_shapes() -> impl Iterator<Item = &'static str> {
 ///
 /// Never for what is in the table.
 pub fn known_shape(name: &str) -> Option<Result<ModelConfig, Failure>> {
-    let known = |shape: &&Shape| shape.names.iter().any(|known| known.eq_ignore_ascii_case(name));
-    SHAPES.iter().find(known).map(|shape| ModelConfig::from_hf(&shape.config()))
+    let is_among = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
+    let llama = SHAPES.iter().find(|shape| is_among(shape.names)).map(Shape::config);
+    let config = llama.or_else(|| is_among(&BTLM).then(btlm));
+    config.map(|config| ModelConfig::from_hf(&config))
 }
 
 #[cfg(test)]
@@ -146,6 +176,7 @@ mod tests {
             ("llama-7b", 6_738_415_616),
             ("llama-13b", 13_015_864_320),
             ("smollm2-135m", 134_515_008),
+            ("btlm-3b", 2_646_255_744),
         ];
         let count = |name: &str| known_shape(name).unwrap().unwrap().parameter_count();
         for (name, expected) in counts {

@@ -1,4 +1,4 @@
-//! What a run needs beside the device: text, room on the disk, host memory. Judged on this machine, from names and sizes of
+//! What a run needs beside the device: a model to start from, text, room on the disk, host memory. Judged on this machine, from names and sizes of
 //! files alone.
 
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{Recipe, Source, SourceKind};
 use crate::data::source_files;
 use crate::runtime::memory::available_bytes;
-use crate::train::spec_of;
+use crate::train::{RESULT_OF, spec_of, start_of};
 
 /// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,6 +48,15 @@ const EPOCHS: f64 = 4.0;
 /// A check for each source of text.
 pub fn sources(recipe: &Recipe) -> Vec<Check> {
     recipe.sources.iter().filter(|source| !source.paths.is_empty()).map(|source| text(recipe, source)).collect()
+}
+
+/// A check of the run whose result a recipe starts from, if it does.
+pub fn start(recipe: &Recipe) -> Option<Check> {
+    let from = recipe.model.from.as_deref().filter(|from| from.starts_with(RESULT_OF))?;
+    Some(match start_of(from) {
+        Ok(folder) => Check::new("model", Standing::Ok, folder),
+        Err(failure) => Check::new("model", Standing::Failed, failure.to_string()),
+    })
 }
 
 fn text(recipe: &Recipe, source: &Source) -> Check {

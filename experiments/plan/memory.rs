@@ -109,7 +109,7 @@ impl StepMemory {
             weights: weight_bytes(sizes),
             optimizer: if memory.optimizer_on_host { 0 } else { state },
             gradients: gradient_bytes(sizes, memory, passes),
-            activations: of_all(sizes.kept(memory)) - parked,
+            activations: of_all(sizes.kept(memory) + sizes.kept_in_groups(memory, stage)) - parked,
             context: card.context_bytes,
             ..Categories::default()
         };
@@ -118,7 +118,9 @@ impl StepMemory {
             Moment { name, length: stage.length, categories: Categories { reserve, ..categories } }
         };
         let loss = footprint.loss(memory, tokens, card.device(), sizes.trains_head());
-        let working_set = footprint.working(memory, tokens) + arriving_bytes(sizes, memory);
+        let working_set = footprint.working(memory, tokens)
+            + tokens * sizes.working_in_groups(memory, stage)
+            + arriving_bytes(sizes, memory);
         Self {
             moments: [
                 moment("the loss", Categories { loss, ..standing }),

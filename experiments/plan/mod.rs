@@ -32,6 +32,7 @@ use crate::config::{Memory, Recipe};
 use crate::error::Failure;
 use crate::hub;
 use crate::model::{ModelConfig, known_shape, known_shapes, read_config};
+use crate::train::RESULT_OF;
 
 /// What is known of a run before it starts.
 #[derive(Debug, Clone, Serialize)]
@@ -97,14 +98,27 @@ pub fn planned_on(recipe: &Recipe) -> &str {
 /// The device of a recipe that names none.
 const DEFAULT_DEVICE: &str = "h100-80g";
 
+/// Recipes that may go out from one another's results.
+const RECIPES_DEEP: usize = 8;
+
 /// The configuration of the model that a recipe starts from: of its folder, of a new model, or of a shape that is known by
-/// the model's name where its checkpoint is not at hand.
+/// the model's name where its checkpoint is not at hand. Another recipe's result has the shape of that recipe's model.
 ///
 /// # Errors
 ///
 /// When there is none, or it is wrong.
 pub fn config_of(recipe: &Recipe) -> Result<ModelConfig, Failure> {
+    config_within(recipe, RECIPES_DEEP)
+}
+
+fn config_within(recipe: &Recipe, depth: usize) -> Result<ModelConfig, Failure> {
     let Some(from) = &recipe.model.from else { return crate::train::new_config(recipe) };
+    if let Some(name) = from.strip_prefix(RESULT_OF) {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(Failure::config(format!("model.from: {from}: a recipe of a recipe, and so on without end")));
+        };
+        return config_within(&crate::recipes::training(name, &[])?, depth);
+    }
     match hub::resolve(from) {
         Ok(files) => read_config(&files.dir),
         Err(error) => known_shape(from).unwrap_or_else(|| {
@@ -129,11 +143,11 @@ impl Plan {
         let roofline_hours: f64 = phases.iter().map(|phase| phase.hours).sum();
         let hours = roofline_hours / card.efficiency;
         let of_stage = |stage: &crate::config::Stage| {
-            counted_flops(&sizes, stage.length) * stage.step_tokens() as f64 * stage.steps as f64
+            counted_flops(&sizes, stage.attended()) * stage.step_tokens() as f64 * stage.steps as f64
         };
         let counted: f64 = recipe.stages.iter().map(of_stage).sum();
         let per_second = |hours: f64| recipe.tokens() as f64 / (3600.0 * hours);
-        let mut checks = checks::sources(recipe);
+        let mut checks: Vec<Check> = checks::start(recipe).into_iter().chain(checks::sources(recipe)).collect();
         let checkpoint = weight_bytes(&sizes) + optimizer_bytes(&sizes, &recipe.memory);
         checks.push(checks::disk(recipe, out, checkpoint));
         checks.extend((host.total() > 0).then(|| checks::host(host.total())));

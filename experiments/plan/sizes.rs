@@ -4,7 +4,7 @@ use tch::Kind;
 
 use super::attention::goes_back_alone;
 use super::card::Card;
-use crate::config::{Activations, Adapter, Base, Dtype, Memory, Recipe};
+use crate::config::{Activations, Adapter, Base, Dtype, Memory, Recipe, Stage};
 use crate::model::{Footprint, ModelConfig, nf4_bytes};
 
 /// A parameter that is trained.
@@ -88,7 +88,8 @@ impl Sizes {
     /// Of a recipe on a device.
     pub fn of(recipe: &Recipe, config: &ModelConfig, card: &Card) -> Self {
         let sizes = Self::new(config, recipe.model.dtype, recipe.adapter.as_ref());
-        let attention_alone = goes_back_alone(&recipe.model.backend, config, recipe.longest(), sizes.kind, card);
+        let longest = recipe.stages.iter().map(Stage::attended).max().unwrap_or(0);
+        let attention_alone = goes_back_alone(&recipe.model.backend, config, longest, sizes.kind, card);
         Self { attention_alone, ..sizes }
     }
 
@@ -97,6 +98,25 @@ impl Sizes {
         let Footprint { queries, keys, width, .. } = self.footprint;
         let as_well = memory.activations == Activations::Attention && !self.attention_alone;
         self.footprint.kept(memory) + if as_well { width * (queries + 2 * keys) } else { 0 }
+    }
+
+    /// Bytes beside that of a token whose attention is in groups and differentiated by libtorch: the groups' answers, and where
+    /// there are several sequences, copies of queries, keys and values.
+    pub fn kept_in_groups(&self, memory: &Memory, stage: &Stage) -> u64 {
+        let Footprint { queries, keys, width, .. } = self.footprint;
+        if stage.shifted_sparse.is_none() || self.attention_alone || memory.activations == Activations::Layers {
+            return 0;
+        }
+        width * (queries + if stage.micro() > 1 { queries + 2 * keys } else { 0 })
+    }
+
+    /// Bytes of a token that goes back through attention in groups: gradients of half of the heads at a time, and where there
+    /// are several sequences, copies of what they come from. An MLP over all tokens at once holds more than all of it.
+    pub fn working_in_groups(&self, memory: &Memory, stage: &Stage) -> u64 {
+        let Footprint { queries, keys, width, .. } = self.footprint;
+        let copies = if stage.micro() > 1 { 3 * queries + 2 * keys } else { 0 };
+        let counts = stage.shifted_sparse.is_some() && memory.mlp_tokens > 0;
+        if counts { width * (queries + 2 * keys + copies) / 2 } else { 0 }
     }
 
     /// Bytes of a number of weights and activations.

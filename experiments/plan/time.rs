@@ -26,7 +26,7 @@ const UNFUSED: f64 = 3.5;
 pub fn phases(sizes: &Sizes, memory: &Memory, stage: &Stage, card: &Card) -> Vec<Phase> {
     let tokens = stage.step_tokens() as f64;
     let passes = (stage.batch / stage.micro().max(1)) as f64;
-    let length = stage.length as f64;
+    let length = stage.attended() as f64;
     let matrix = |flops: f64| flops / card.matrix_flops;
     let forward = matrix(2.0 * sizes.multiplied() as f64 * tokens);
     let weights = matrix(2.0 * sizes.multiplied_and_trained() as f64 * tokens);

@@ -8,18 +8,22 @@ use tch::Device;
 
 use eval::report::{Provenance, Report, SCHEMA_VERSION};
 
+use super::checkpoint::{Store, read_state};
 use super::forecast::Forecast;
 use super::metrics::read_metrics;
 use super::persist::Resumed;
 use super::sources::{TextSources, overlap_page};
 use super::trainer::{Resume, Trainer};
+use crate::config::layers::{RECIPE_LIMIT, is_plain_name};
 use crate::config::{Adapter, NewFamily, NewModel, Policy, Recipe};
 use crate::describe::{spectrum, training_curve, variant_of};
 use crate::error::Failure;
+use crate::json::read_capped;
 use crate::model::gguf::GgufCheckpoint;
 use crate::model::peft::BaseModel;
 use crate::model::{
     AdaptedCount, Family, Llama, LoadOptions, ModelConfig, ModelFolder, Positions, backend_on, first_device,
+    known_shape,
 };
 use crate::plan::{Card, chosen_memory};
 use crate::runtime::device::{device, kind};
@@ -31,6 +35,9 @@ use crate::tokenizer::Tokenizer;
 
 /// Standard deviation of new matrices where a recipe says nothing, as in GPT-2 and LLaMA code bases.
 const DEVIATION: f64 = 0.02;
+
+/// What precedes the name of a recipe whose result a model is.
+pub const RESULT_OF: &str = "recipe:";
 
 /// Largest vocabulary that a new model may get.
 const LARGEST_VOCAB: usize = 1 << 20;
@@ -65,13 +72,43 @@ pub fn train(recipe: Recipe, options: &RunOptions, stop: &StopFlag) -> Result<Pa
         precision: Precision::HubCompatible,
     };
     let model = match (&recipe.model.from, &recipe.model.new) {
-        (Some(from), _) => ModelFolder::load(from, load)?,
+        (Some(from), _) => ModelFolder::load(&start_of(from)?, load)?,
         (None, Some(shape)) => new_model(&recipe, shape, load)?,
         (None, None) => return Err(Failure::config("model: give `from` or `new`")),
     };
     let model = adapted(&recipe, model, device)?;
     train_model(recipe, model, options, stop)?;
     Ok(options.out.clone())
+}
+
+/// What a recipe's model is loaded by: the last checkpoint of a finished run for `recipe:NAME`, anything else as it is.
+///
+/// # Errors
+///
+/// When that recipe has no run in `runs/NAME`, or one that is not at its end.
+pub fn start_of(from: &str) -> Result<String, Failure> {
+    let Some(name) = from.strip_prefix(RESULT_OF) else { return Ok(from.to_owned()) };
+    if !is_plain_name(name) {
+        return Err(Failure::config(format!("model.from: {from}: {name:?} is not the name of a recipe")));
+    }
+    let run = Path::new("runs").join(name);
+    let wrong = |what: String| {
+        Failure::config(format!(
+            "model.from: {from}: {what}; run `bowline train {name}` to its end first, or name the model's folder by --set \
+             model.from=FOLDER"
+        ))
+    };
+    let newest = Store::new(run.join("checkpoints"), usize::MAX).newest();
+    let newest = newest.ok_or_else(|| wrong(format!("{} holds no checkpoint", run.display())))?;
+    let resolved = run.join("resolved.toml");
+    let text = read_capped(&resolved, RECIPE_LIMIT)?;
+    let text = String::from_utf8(text).map_err(|_| Failure::data(format!("{}: is not UTF-8", resolved.display())))?;
+    let recipe = Recipe::parse(&text).map_err(|failure| failure.within_lines(&format!("{}: ", resolved.display())))?;
+    let (step, steps) = (read_state(&newest)?.step, recipe.steps());
+    if step < steps {
+        return Err(wrong(format!("{} is at step {step} of {steps}", newest.display())));
+    }
+    Ok(newest.display().to_string())
 }
 
 /// The model with the adapters that a recipe asks for, on `device`.
@@ -213,7 +250,7 @@ fn report(run: &RunDir, model: &ModelFolder, name: &str, provenance: Provenance,
 /// A model with random weights and the recipe's tokenizer.
 fn new_model(recipe: &Recipe, shape: &NewModel, load: LoadOptions) -> Result<ModelFolder, Failure> {
     let (dir, tokenizer) = new_tokenizer(recipe)?;
-    let config = ModelConfig::from_hf(&config_of(shape, &tokenizer))?;
+    let config = ModelConfig::from_hf(&config_of(shape, Vocabulary::of(&tokenizer)))?;
     let kind = load.kind.unwrap_or(tch::Kind::Float);
     let llama = Llama::new_random(config, load.backend, recipe.seed, kind, load.device)?;
     let (id, tokenizer, precision) = (recipe.name.clone(), Some(tokenizer), load.precision);
@@ -236,7 +273,29 @@ fn tokenizer_at(place: &Path) -> Result<Tokenizer, Failure> {
 /// When it describes none, or its tokenizer cannot be read.
 pub fn new_config(recipe: &Recipe) -> Result<ModelConfig, Failure> {
     let shape = recipe.model.new.as_ref().ok_or_else(|| Failure::config("model: give `from` or `new`"))?;
-    ModelConfig::from_hf(&config_of(shape, &new_tokenizer(recipe)?.1))
+    let words = new_tokenizer(recipe).map(|(_, tokenizer)| Vocabulary::of(&tokenizer));
+    let known = |failure| known_vocabulary(recipe.model.tokenizer.as_deref()).ok_or(failure);
+    ModelConfig::from_hf(&config_of(shape, words.or_else(known)?))
+}
+
+/// What a new model takes over from its tokenizer.
+#[derive(Debug, Clone, Copy)]
+struct Vocabulary {
+    size: usize,
+    bos: Option<u32>,
+    eos: Option<u32>,
+}
+
+impl Vocabulary {
+    fn of(tokenizer: &Tokenizer) -> Self {
+        Self { size: tokenizer.vocab_size(), bos: tokenizer.bos(), eos: tokenizer.eos() }
+    }
+}
+
+/// The vocabulary of a model that is known by name, for planning where its tokenizer is not at hand.
+fn known_vocabulary(name: Option<&str>) -> Option<Vocabulary> {
+    let config = known_shape(name?)?.ok()?;
+    Some(Vocabulary { size: config.vocab, bos: config.bos, eos: config.eos.first().copied() })
 }
 
 /// The tokenizer of a new model and its folder.
@@ -258,14 +317,14 @@ fn tokenizer_folder(place: &str) -> Result<PathBuf, Failure> {
 }
 
 /// The `config.json` of a new model.
-fn config_of(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
+fn config_of(shape: &NewModel, words: Vocabulary) -> Value {
     match shape.family {
-        NewFamily::Llama => llama_config(shape, tokenizer),
-        NewFamily::Btlm => btlm_config(shape, tokenizer),
+        NewFamily::Llama => llama_config(shape, words),
+        NewFamily::Btlm => btlm_config(shape, words),
     }
 }
 
-fn btlm_config(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
+fn btlm_config(shape: &NewModel, words: Vocabulary) -> Value {
     let mup = shape.mup.unwrap_or_default();
     json!({
         "architectures": ["BTLMLMHeadModel"],
@@ -285,14 +344,14 @@ fn btlm_config(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
         "mup_output_alpha": mup.output_alpha,
         "mup_scale_qk_dot_by_d": mup.scale_by_d,
         "tie_word_embeddings": shape.tie_word_embeddings,
-        "vocab_size": tokenizer.vocab_size(),
-        "bos_token_id": tokenizer.bos(),
-        "eos_token_id": tokenizer.eos(),
+        "vocab_size": words.size,
+        "bos_token_id": words.bos,
+        "eos_token_id": words.eos,
         "use_cache": true,
     })
 }
 
-fn llama_config(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
+fn llama_config(shape: &NewModel, words: Vocabulary) -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -309,9 +368,9 @@ fn llama_config(shape: &NewModel, tokenizer: &Tokenizer) -> Value {
         "tie_word_embeddings": shape.tie_word_embeddings,
         "attention_bias": false,
         "mlp_bias": false,
-        "vocab_size": tokenizer.vocab_size(),
-        "bos_token_id": tokenizer.bos(),
-        "eos_token_id": tokenizer.eos(),
+        "vocab_size": words.size,
+        "bos_token_id": words.bos,
+        "eos_token_id": words.eos,
         "use_cache": true,
     })
 }

@@ -64,6 +64,19 @@ impl HfAlibi {
         Ok(Self { scaling, original_context: original, max_position_embeddings: context, ..*self })
     }
 
+    /// The same model before it was extended.
+    ///
+    /// # Errors
+    ///
+    /// [`ExtendError::NotExtended`] for a model that is not.
+    pub fn original(&self) -> Result<Self, ExtendError> {
+        if !self.is_extended() {
+            return Err(ExtendError::NotExtended);
+        }
+        let context = self.original_context;
+        Ok(Self { scaling: AlibiScaling::None, max_position_embeddings: context, ..*self })
+    }
+
     /// Writes its keys into `config` in the family's own spelling; [`alibi_from_hf`] reads them back to the same.
     pub fn merge_into(&self, config: &mut Map<String, Value>) {
         let scaling = match self.scaling {

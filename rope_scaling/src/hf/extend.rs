@@ -120,6 +120,9 @@ pub enum ExtendError {
         /// By what.
         how: String,
     },
+    /// There is nothing to take the place of.
+    #[error("the model is not extended, so there is nothing to extend further")]
+    NotExtended,
     /// The context would shrink or is not a number.
     #[error("the extension factor must be a finite number of at least 1 and give at most 2^40 tokens, got {factor}")]
     Factor {
@@ -217,6 +220,30 @@ pub fn extend(model: &HfPositions, method: &Extension, reach: Reach) -> Result<H
     };
     extended.scaling.validate(&extended.geometry)?;
     Ok(extended)
+}
+
+/// The positions of an extended model before they were extended: its original context and base, no scheme. From there it may be
+/// extended again, in place of what it has.
+///
+/// # Errors
+///
+/// [`ExtendError::NotExtended`] for a model that is not.
+pub fn original(model: &HfPositions) -> Result<HfPositions, ExtendError> {
+    if !model.is_extended() {
+        return Err(ExtendError::NotExtended);
+    }
+    let context = model.geometry.original_context();
+    let mut original = HfPositions {
+        scaling: RopeScaling::None,
+        max_position_embeddings: context,
+        pretrained_base: None,
+        notes: Vec::new(),
+        ..model.clone()
+    };
+    if let Some(base) = model.pretrained_base {
+        original.geometry = original.geometry.with_base(base)?;
+    }
+    Ok(original)
 }
 
 /// The scheme of given divisors on a model.

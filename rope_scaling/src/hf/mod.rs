@@ -39,7 +39,7 @@ use crate::geometry::RopeGeometry;
 use crate::scaling::RopeScaling;
 
 pub use alibi::{HfAlibi, alibi_from_hf};
-pub use extend::{ExtendError, Extension, Reach, extend};
+pub use extend::{ExtendError, Extension, Reach, extend, original};
 pub use factors::LongRopeFactors;
 pub use finding::{Finding, HfErrors};
 pub use read::from_hf;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Extension, HfAlibi, HfPositions, Reach, alibi_from_hf, extend, from_hf};
+use super::{Extension, HfAlibi, HfPositions, Reach, alibi_from_hf, extend, from_hf, original};
 use crate::alibi::AlibiScaling;
 use crate::scaling::RopeScaling;
 
@@ -321,6 +321,31 @@ fn an_extended_model_is_not_extended_again() {
             assert!(again.is_err_and(|error| error.to_string().contains("already extended")), "{method:?}");
         }
     }
+}
+
+#[test]
+fn an_extended_model_knows_what_it_was_and_may_be_extended_from_there() {
+    let plain = HfPositions::plain(128, 10_000.0, 4096).unwrap();
+    let methods =
+        [Extension::Linear, Extension::Ntk, Extension::Dynamic, Extension::Yarn, Extension::Abf { base: 5e5 }];
+    for method in methods {
+        let once = extend(&plain, &method, Reach::Factor(16.0)).unwrap();
+        let mut written = config(json!({}));
+        once.merge_into(written.as_object_mut().unwrap());
+        for extended in [once, from_hf(&written).unwrap()] {
+            let before = original(&extended).unwrap();
+            assert_eq!(before, plain, "{method:?}");
+            let further = extend(&before, &Extension::Yarn, Reach::Factor(32.0)).unwrap();
+            assert_eq!((further.scaling, further.max_position_embeddings), (RopeScaling::yarn(32.0), 131_072));
+        }
+    }
+    assert!(original(&plain).is_err_and(|error| error.to_string().contains("not extended")));
+    let alibi = json!({"n_head": 32, "n_positions": 8192, "position_embedding_type": "alibi"});
+    let alibi = alibi_from_hf(&alibi).unwrap().unwrap();
+    for method in ["alibi-fixed", "alibi-dynamic"] {
+        assert_eq!(alibi.extended(method, Reach::Factor(2.0)).unwrap().original(), Ok(alibi), "{method}");
+    }
+    assert!(alibi.original().is_err());
 }
 
 #[test]
