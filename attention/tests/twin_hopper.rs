@@ -129,7 +129,7 @@ fn every_planted_bug_is_rejected() {
     let mut survivors = Vec::new();
     verdicts(None, 0..1).for_each(|verdict| verdict.expect("without a bug"));
     for mutation in MUTATIONS {
-        match verdicts(Some(mutation), 0..4).find_map(Result::err) {
+        match verdicts(Some(mutation), 0..8).find_map(Result::err) {
             Some(reason) => println!("{}: {:?}\n    {reason}", mutation.file, mutation.to),
             None => survivors.push(mutation),
         }
@@ -166,8 +166,8 @@ fn blocks_that_run_at_once_add_by_turns_to_the_same_bits_and_without_turns_to_ot
     let ordered = |(seed, blocks)| bytes(Way::Ordered { blocks, run: Run::AtOnce }, seed);
     assert!((2..6).zip(TOGETHER.into_iter().cycle()).map(ordered).all(|found| found == alone));
     let unordered = |seed| bytes(Way::Unordered { blocks: u32::MAX, run: Run::AtOnce }, seed);
-    let found: Vec<_> = (2..5).map(unordered).collect();
-    assert!(found.iter().any(|bytes| *bytes != alone), "the twin adds in one order alone");
+    // The first two numbers of a sum may come in either order.
+    assert!((2..14).any(|seed| unordered(seed) != alone), "the twin adds in one order alone");
 }
 
 /// Bugs between blocks. The first two show nothing when blocks run one after the other.

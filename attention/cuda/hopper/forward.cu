@@ -105,7 +105,14 @@ struct Rows {
 // Cap and ALiBi, then, if the tile of keys from `tile_key` on is masked, -infinity for what the mask hides.
 DEVICE void finish_scores(ScoreTile &scores, const Scores &how, const Mask &mask, const Rows &rows, int tile_key, bool masked) {
     int key = tile_key + thread_index() % 4 * 2;
-    if (SCORES != PLAIN) {
+    if (SCORES == ALIBI && mask.ordered) {
+        // What is seen lies before, so that a bias rises evenly from key to key: two operations for each score.
+        UNROLL for (int i = 0; i < 4; i++) {
+            float bias = -how.slope * (float)(rows.query + 8 * (i / 2) + mask.offset - key - i % 2);
+            UNROLL for (int n = 0; n < KEY_BLOCKS; n++)
+                scores[n][i] = fma_(scores[n][i], how.scale, fma_(how.slope, (float)(8 * n), bias));
+        }
+    } else if (SCORES != PLAIN) {
         UNROLL for (int i = 0; i < 4; i++) {
             float distance = (float)(rows.query + 8 * (i / 2) + mask.offset - key - i % 2), bend;
             UNROLL for (int n = 0; n < KEY_BLOCKS; n++) scores[n][i] = how.score(scores[n][i], distance - 8 * n, bend);

@@ -88,6 +88,7 @@ void arrive_at(u32 at, int64_t bytes) {
     Mbarrier &mbarrier = mbarrier_at(at);
     if (mbarrier.missing == 0) fail("more arrivals at the mbarrier at %u than it counts", at);
     events++;
+    told = true;
     mbarrier.missing--;
     mbarrier.bytes += bytes;
     end_phase_if_due(mbarrier);

@@ -122,6 +122,8 @@ struct Block {
     int parted;
     // Warps that are slow at the moment: they run only when no other can go on.
     int first_slow, end_slow;
+    // Whether threads that look whether another block is done do so only when nobody else can go on, else now and then.
+    bool looks_late;
 };
 
 // The one that runs, and parts of it.
@@ -133,8 +135,12 @@ jmp_buf scheduler;
 ucontext_t scheduler_start;
 int lane_count = 0, grid_size[3];
 uint64_t bank_conflicts = 0, steps = 0;
+// Counts lanes that ran to somewhere else than where they look whether another block is done.
+uint64_t runs = 0;
 // Counts whatever brings a block on; a lane that looks in vain whether another block is done does not.
 uint64_t events = 0;
+// Whether a lane has just told others by itself that they may go on: a good moment for the rest of its warp to fall behind.
+bool told = false;
 
 void wait_as(State state) {
     current->state = state;
@@ -280,10 +286,10 @@ void shuffle_order(int *order, int count) {
     }
 }
 
-// Runs a warp until none of its lanes can go on; says whether any could.
-bool run_warp(Lane **warp) {
+// Runs a warp until none of its lanes can go on.
+void run_warp(Lane **warp) {
     int order[32];
-    for (bool moved = false;; moved = true) {
+    for (;;) {
         // Between two meetings the lanes of a warp run in any order, and now and then other warps run in between.
         bool ran = false;
         shuffle_order(order, 32);
@@ -292,20 +298,23 @@ bool run_warp(Lane **warp) {
             if (warp[order[i]]->state != READY) continue;
             if (ran && i >= stop) {
                 block->parted = warp[0]->index / 32;
-                return true;
+                return;
             }
+            told = false;
             run_lane(warp[order[i]]);
             ran = true;
+            runs += warp[order[i]]->state != SPINNING;
+            if (told && random_below(4) == 0) stop = i + 1;
         }
         bool met = true;
         for (int l = 0; l < 32; l++) met = met && warp[l]->state == AT_WARP;
         // What is waited for is carried out only after all others have gone as far as they can.
         if (met && warp[0]->request.kind == WGMMA_WAIT && !warp[0]->request.flag) {
             warp[0]->request.flag = true;
-            return true;
+            return;
         }
         if (met) carry_out(warp);
-        else if (!ran) return moved;
+        else if (!ran) return;
         steps++;
     }
 }
@@ -366,6 +375,7 @@ void begin_block(Block &it, uint64_t number) {
     memset(it.arrived, 0, sizeof it.arrived);
     it.parted = -1;
     it.first_slow = it.end_slow = 0;
+    it.looks_late = random_below(2);
     for (int i = 0; i < lane_count; i++) {
         Lane *lane = lanes[i];
         lane->state = READY;
@@ -391,12 +401,14 @@ bool run_block_on() {
         if (random_below(2)) first_slow = first_slow / 4 * 4, end_slow = first_slow + 4;
     }
     auto run = [&](bool slow) {
-        bool moved = false;
+        uint64_t before = runs;
         shuffle_order(order, warps);
         for (int i = 0; i < warps; i++)
-            if ((order[i] >= first_slow && order[i] < end_slow) == slow) moved |= run_warp(lanes + 32 * order[i]);
-        return moved;
+            if ((order[i] >= first_slow && order[i] < end_slow) == slow) run_warp(lanes + 32 * order[i]);
+        return runs != before;
     };
+    for (int i = 0; i < lane_count && !block->looks_late; i++)
+        if (lanes[i]->state == SPINNING && random_below(2)) lanes[i]->state = READY;
     bool moved = run(false), done = true;
     if (block->parted >= 0) first_slow = block->parted, end_slow = block->parted + 1, block->parted = -1;
     moved |= open_barriers();
@@ -408,7 +420,6 @@ bool run_block_on() {
     for (int i = 0; i < lane_count; i++) done = done && lanes[i]->state == DONE;
     if (done) return false;
     if (moved || settle_more(true)) return true;
-    // Nobody can go on but threads that look whether another block is done, which they do again.
     bool looks = false;
     for (int i = 0; i < lane_count; i++)
         if (lanes[i]->state == SPINNING) lanes[i]->state = READY, looks = true;
