@@ -69,6 +69,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("bench eval", &["--model", "--cases", "--data", "--curve-length", "--points", "--trials", "--repeats", "--json"]),
     ("bench kernels", &["--device", "--only", "--tokens", "--bar", "--json", "--out"]),
     ("bench optimizer", &["--millions", "--repeats", "--device", "--json"]),
+    ("bench loss", &["--tokens", "--hidden", "--vocab", "--piece", "--device", "--json"]),
     ("bench train", &["[MODEL]", "--model", "--context", "--random-weights", "--policy", "--json"]),
     ("kernels check", &["--arch", "--only", "--json"]),
     ("kernels list", &["--json"]),
@@ -259,6 +260,26 @@ fn doctor_tells_what_the_machine_can_do() {
     assert!(backends.contains(&"libtorch") && backends.contains(&"reference"), "{backends:?}");
     let page = bowline(dir.path(), ["doctor"]).expect(0).out;
     assert!(page.contains("libtorch") && page.contains("cuda"), "{page}");
+}
+
+#[test]
+fn the_fused_loss_takes_at_most_a_tenth_of_what_the_plain_one_takes_beside_its_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = |tokens: &str| {
+        let small =
+            ["bench", "loss", "--hidden", "8", "--vocab", "2000", "--repeats", "1", "--device", "cpu", "--json"];
+        bowline(dir.path(), small.iter().chain(&["--tokens", tokens]))
+    };
+    let rows = bench("4096,5000").expect(0).json();
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    for row in rows.as_array().unwrap() {
+        assert!(row["speedup"].as_f64().unwrap() > 0.0, "{row}");
+        // Logits, their log-softmax, and the gradient by either.
+        assert!(row["plain_extra_bytes"].as_f64().unwrap() > 2.5 * 4.0 * 2000.0 * 4096.0, "{row}");
+        assert!(row["extra_ratio"].as_f64().unwrap() < 0.1, "{row}");
+    }
+    let wrong = bench("0").expect(2);
+    assert!(wrong.err.contains("--tokens"), "{wrong}");
 }
 
 #[test]

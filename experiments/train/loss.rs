@@ -25,15 +25,17 @@ pub const UNCOUNTED: i64 = -100;
 /// products to be fast, and few enough that their logits are a small part of the whole.
 const ROWS: [[i64; 2]; 2] = [[256, 1024], [512, 4096]];
 
-/// Pieces that the logits are cut into, within [`ROWS`].
-const PIECES: i64 = 16;
+/// Pieces that the logits are cut into, within [`ROWS`]. Every piece reads the head twice and its gradient once, and writes that
+/// once, which a CPU feels more.
+const PIECES: [i64; 2] = [6, 16];
 
 /// Tokens whose logits exist at once, for `tokens` in all on a device; `asked` is the recipe's `loss_tokens`, 0 for a choice
 /// by size.
 pub fn loss_rows(asked: usize, tokens: i64, device: Device) -> i64 {
-    let [fewest, most] = ROWS[usize::from(device != Device::Cpu)];
+    let place = usize::from(device != Device::Cpu);
+    let [fewest, most] = ROWS[place];
     match asked {
-        0 => (tokens / PIECES).clamp(fewest, most),
+        0 => (tokens / PIECES[place]).clamp(fewest, most),
         rows => rows as i64,
     }
 }
@@ -60,11 +62,26 @@ pub fn weighted_loss(
     targets: &Tensor,
     weights: Option<&Tensor>,
 ) -> Result<Tensor, Failure> {
+    head_loss(hidden, model.head_weight(), targets, weights, model.memory.loss_tokens)
+}
+
+/// The same for a head `[vocab, hidden]`, with the logits of `loss_tokens` tokens at once; 0: chosen by size.
+///
+/// # Errors
+///
+/// As [`summed_loss`].
+pub fn head_loss(
+    hidden: &Tensor,
+    head: &Tensor,
+    targets: &Tensor,
+    weights: Option<&Tensor>,
+    loss_tokens: usize,
+) -> Result<Tensor, Failure> {
     let hidden = hidden.reshape([-1, hidden.size().last().copied().unwrap_or(0)]);
     let (targets, weights) = (targets.reshape([-1]), weights.map(|weights| weights.reshape([-1])));
-    let rows = loss_rows(model.memory.loss_tokens, hidden.size()[0], hidden.device());
-    let tokens = Tokens::new(&targets, weights.as_ref(), model.head_weight().size()[0])?;
-    linear_cross_entropy(&hidden, model.head_weight(), tokens, rows)
+    let rows = loss_rows(loss_tokens, hidden.size()[0], hidden.device());
+    let tokens = Tokens::new(&targets, weights.as_ref(), head.size()[0])?;
+    linear_cross_entropy(&hidden, head, tokens, rows)
 }
 
 /// What is predicted at each place, and how much it counts.
@@ -148,10 +165,12 @@ fn by_pieces(
     let d_hidden = if by_hidden { Some(hidden.f_empty_like()?.f_contiguous()?) } else { None };
     let mut d_head = if by_head { Some(Tensor::f_zeros(head.size(), (sum_kind, head.device()))?) } else { None };
     let mut loss = Tensor::f_zeros([0_i64; 0], (Kind::Float, hidden.device()))?;
+    // Of one place for all pieces: memory that is new costs time.
+    let space = Tensor::f_empty([rows.min(count), head.size()[0]], (head.kind(), head.device()))?;
     for start in (0..count).step_by(rows as usize) {
         let size = rows.min(count - start);
         let part = hidden.narrow(0, start, size);
-        let logits = part.f_mm(&head.f_tr()?)?; // [size, vocab]
+        let logits = part.f_mm_out(&space.narrow(0, 0, size), &head.f_tr()?)?; // [size, vocab]
         let (sum, gradient) = scored(logits, &tokens.part(start, size), by_hidden || by_head)?;
         loss = loss.f_add_(&sum)?;
         let Some(gradient) = gradient else { continue };

@@ -20,7 +20,7 @@ mod trainer;
 pub use agreement::{Agreement, Keys, keys_of};
 pub use checkpoint::{RunState, Store, read_state, verify};
 pub use feed::{Feed, Materials, Sequence};
-pub use loss::{UNCOUNTED, loss_rows, summed_loss, weighted_loss};
+pub use loss::{UNCOUNTED, head_loss, loss_rows, summed_loss, weighted_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, Arrival, BLOCK, Decayed, Keeping, Reduction, Shard, Slot, clip_factor};
 pub use persist::{Resumed, restore_masters};

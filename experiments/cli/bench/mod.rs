@@ -3,6 +3,7 @@
 mod attention;
 mod eval;
 mod kernels;
+mod loss;
 mod optimizer;
 mod peers;
 mod score;
@@ -31,6 +32,8 @@ enum What {
     Eval(eval::EvalBench),
     /// Kernels that move memory: norms, SwiGLU, cross-entropy, rotation and AdamW beside a copy
     Kernels(kernels::KernelsBench),
+    /// The loss of a linear head: fused, without the logits of all tokens, beside the plain one
+    Loss(loss::LossBench),
     /// Training: forward, backward and AdamW step of every parameter; time, memory and what was predicted
     Train(train::TrainBench),
     /// The optimizer: a step under each policy of state beside float32 state
@@ -49,6 +52,7 @@ impl Bench {
             What::Score(bench) => bench.run(),
             What::Eval(bench) => bench.run(),
             What::Kernels(bench) => bench.run(),
+            What::Loss(bench) => bench.run(),
             What::Train(bench) => bench.run(),
             What::Optimizer(bench) => bench.run(),
         }
