@@ -9,9 +9,10 @@
 //!   [`Isa`]; [`forward_by`] and [`backward_by`] take another. Exponentials are a polynomial.
 //! - **The mask decides what is visited**: runs of keys that a panel of queries cannot see are never touched, and a tile that
 //!   everybody sees gets no masking. Ends of runs are cut to rows of the register tile, not to blocks.
-//! - **Threads** are those of the current rayon pool. Tasks are blocks of queries, the heavy ones first. Results have the
-//!   same bits on any number of threads: in the forward pass each query is one task's affair, in the backward pass tasks
-//!   take turns at the gradients of each block of keys.
+//! - **Threads** are those of the current rayon pool; outside any pool they are those of libtorch's own kernels, which would
+//!   otherwise spin beside the pool's. Tasks are blocks of queries, the heavy ones first. Results have the same bits on any
+//!   number of threads: in the forward pass each query is one task's affair, in the backward pass tasks take turns at the
+//!   gradients of each block of keys.
 //! - **Memory** beyond inputs and outputs is a few hundred kilobytes for each thread; [`scratch_bytes`] counts it.
 //!
 //! ```
@@ -52,6 +53,7 @@ pub use backend::Tiled;
 pub use element::Element;
 pub use simd::Isa;
 pub use view::View;
+pub use workers::for_each;
 
 use crate::error::{DType, Feature, Unsupported};
 use crate::problem::AttnProblem;
@@ -111,7 +113,7 @@ pub fn supports(problem: &AttnProblem, dtype: DType) -> Result<(), Unsupported> 
     }
 }
 
-/// Output and log-sum-exp, by the best instruction set of this processor and the threads of the current rayon pool.
+/// Output and log-sum-exp, by the best instruction set of this processor, on threads as the module says.
 ///
 /// `output` is `[batch, query_heads, query_len, head_dim]` and `lse`, in nats, `[batch, query_heads, query_len]`, both
 /// contiguous; every element is written. A query that sees nothing gets zeros and `-inf`.
@@ -152,8 +154,8 @@ pub fn forward_by<T: Element>(
     T::forward(isa, work).ok_or(TiledError::MissingIsa { isa })
 }
 
-/// Gradients of `sum(output * grad_output)`, by the best instruction set of this processor and the threads of the current
-/// rayon pool; the same bits whatever their number.
+/// Gradients of `sum(output * grad_output)`, by the best instruction set of this processor, on threads as the module says;
+/// the same bits whatever their number.
 ///
 /// `output` and `lse` are those of [`forward()`]. `dq` has the shape of q, `dk` and `dv` have that of k, contiguous; every
 /// element is written.

@@ -99,7 +99,7 @@ impl ModelOptions {
                 return Err(Failure::config("--threads 0: at least 1 is needed"));
             }
             tch::set_num_threads(i32::from(threads));
-            // Our own kernels run on rayon's threads. A pool that is there already was asked for by its own variable.
+            // Work away from libtorch's kernels, such as reading text, runs on rayon's threads. A pool that is there already was asked for by its own variable.
             let _ = rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global();
         }
         let kind = match self.dtype {

@@ -3,18 +3,20 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use attention::tiled::rows;
 use eval::{LanguageModel, ModelError, Prefix, Question, Reply, TokenScore, reply_alone};
 use rope_scaling::{PositionEncoding, Precision};
 use tch::{Kind, Tensor, no_grad};
 
 use super::extrapolation::Extrapolation;
+use super::host::singles;
 use super::kv_cache::KvCache;
 use super::llama::Llama;
 use super::positions::PlanTensors;
 use crate::error::Failure;
 
 /// Scored positions that go through the output head at once: bounds the logits at this many rows.
-const HEAD_ROWS: i64 = 1024;
+const HEAD_ROWS: usize = 1024;
 
 /// Bytes of activations that rows read together may take on the CPU: beyond its caches more rows are slower, not faster.
 const ROWS_BYTES: usize = 12 << 20;
@@ -117,20 +119,13 @@ impl<'a> Reader<'a> {
 
     /// How `targets` look from `hidden` `[targets, hidden]`.
     fn scores(&self, hidden: &Tensor, targets: &[u32]) -> Vec<TokenScore> {
-        let rows = hidden.size()[0];
-        let targets = self.tensor(targets).squeeze_dim(0);
-        let mut scores = Vec::with_capacity(rows as usize);
-        for start in (0..rows).step_by(HEAD_ROWS as usize) {
-            let count = HEAD_ROWS.min(rows - start);
-            let logits = self.model.logits(&hidden.narrow(0, start, count)).to_kind(Kind::Float);
-            let target = targets.narrow(0, start, count).unsqueeze(1);
-            let log_probs = logits.gather(1, &target, false).squeeze_dim(1) - logits.logsumexp([1], false);
-            let tops = logits.argmax(1, false);
-            let log_probs = Vec::<f32>::try_from(&log_probs).unwrap_or_default();
-            let tops = Vec::<i64>::try_from(&tops).unwrap_or_default();
-            scores.extend(
-                log_probs.into_iter().zip(tops).map(|(log_prob, top)| TokenScore { log_prob, top: top as u32 }),
-            );
+        let mut scores = Vec::with_capacity(targets.len());
+        for (number, targets) in targets.chunks(HEAD_ROWS).enumerate() {
+            let logits = self.model.logits(&hidden.narrow(0, (number * HEAD_ROWS) as i64, targets.len() as i64));
+            scores.extend(match singles(&logits) {
+                Some(numbers) => by_rows(numbers, targets),
+                None => by_libtorch(&logits, &self.tensor(targets).squeeze_dim(0)),
+            });
         }
         scores
     }
@@ -406,6 +401,22 @@ impl Prefix for Kept<'_> {
         self.forget();
         answered
     }
+}
+
+/// Scores of targets under logits `[targets, vocab]`, in one pass while they are in the cache.
+fn by_rows(logits: &[f32], targets: &[u32]) -> Vec<TokenScore> {
+    let targets: Vec<usize> = targets.iter().map(|&target| target as usize).collect();
+    let score = |(log_prob, top)| TokenScore { log_prob, top: top as u32 };
+    rows::scored(logits, &targets).into_iter().map(score).collect()
+}
+
+/// The same by libtorch's operations, in float32.
+fn by_libtorch(logits: &Tensor, targets: &Tensor) -> Vec<TokenScore> {
+    let logits = logits.to_kind(Kind::Float);
+    let log_probs = logits.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1) - logits.logsumexp([1], false);
+    let log_probs = Vec::<f32>::try_from(&log_probs).unwrap_or_default();
+    let tops = Vec::<i64>::try_from(&logits.argmax(1, false)).unwrap_or_default();
+    log_probs.into_iter().zip(tops).map(|(log_prob, top)| TokenScore { log_prob, top: top as u32 }).collect()
 }
 
 fn model_error(failure: Failure) -> ModelError {

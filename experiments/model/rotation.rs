@@ -8,8 +8,8 @@
 //! the device or the backend `cuda` was asked for by name.
 
 use attention::cuda::{rotate as rotate_by_kernel, rotation_params, rotation_verified};
+use attention::tiled::for_each;
 use attention::{AttnError, Backend, DType, dtype_of};
-use rayon::prelude::*;
 use tch::{Device, Kind, Tensor};
 use torch_ext::autograd::{AutogradError, Backward, Recorded, custom};
 use torch_ext::cuda::Arch;
@@ -19,6 +19,9 @@ use crate::error::Failure;
 
 /// Fewest numbers that are worth a second thread.
 const PARALLEL: usize = 1 << 16;
+
+/// Positions that a thread takes at once.
+const POSITIONS: usize = 64;
 
 /// Why a rotation in place failed.
 #[derive(Debug, thiserror::Error)]
@@ -194,10 +197,16 @@ fn rotate(x: &mut Tensor, Angles { cos, sin }: Angles<'_>, direction: f32) -> Re
         let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
         numbers.chunks_exact_mut(head_dim).for_each(|head| rotate_head(head, cos, sin, direction));
     };
+    let width = heads * head_dim;
+    let several = |(piece, numbers): (usize, &mut [f32])| {
+        let rows = numbers.chunks_mut(width).enumerate();
+        rows.for_each(|(row, numbers)| one_position((piece * POSITIONS + row, numbers)));
+    };
     let large = numbers.len() >= PARALLEL;
+    let pieces = numbers.chunks_mut(POSITIONS * width).enumerate();
     match large {
-        true => numbers.par_chunks_mut(heads * head_dim).with_min_len(64).enumerate().for_each(one_position),
-        false => numbers.chunks_mut(heads * head_dim).enumerate().for_each(one_position),
+        true => for_each(pieces, several),
+        false => pieces.for_each(several),
     }
     Ok(())
 }

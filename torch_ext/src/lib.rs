@@ -5,7 +5,8 @@
 //! the processor offers. [`optim`] calls libtorch's fused optimizer step, which tch does not bind. [`mod@autograd`] puts Rust
 //! closures into libtorch's graph, [`mod@fused`] does in one pass over memory what training does between matrix products,
 //! [`generator_state`] reads the random generators, [`fill_bernoulli`] draws beside them, [`memory`] counts what tensors hold,
-//! [`host`] lends the numbers of a tensor as a slice, [`transfer`] copies tensors to host memory and back beside other work.
+//! [`host`] lends the numbers of a tensor as a slice, [`transfer`] copies tensors to host memory and back beside other work,
+//! [`team`] runs work on the threads of libtorch's own kernels.
 //!
 //! ```
 //! use torch_ext::cuda::{self, CudaState};
@@ -26,6 +27,7 @@ pub mod memory;
 mod message;
 pub mod optim;
 mod poison;
+pub mod team;
 pub mod transfer;
 
 pub use autograd::grad_enabled;

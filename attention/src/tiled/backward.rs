@@ -33,7 +33,7 @@ use super::simd::{Simd, Work};
 use super::span::Span;
 use super::turns::{Ranked, Turn, Turns};
 use super::view::{Place, Rows, View};
-use super::workers::{Buffer, in_order};
+use super::workers::{Buffer, in_order, threads};
 use crate::mask::Tile;
 use crate::problem::AttnProblem;
 
@@ -102,7 +102,7 @@ impl<S: Simd, T: Element> Pass<'_, S, T> {
             })
         });
         let mut tasks: Vec<QueryTask<'a, T>> = blocks.collect();
-        let threads = rayon::current_num_threads();
+        let threads = threads();
         tasks.sort_by_key(|task| {
             let unit = task.batch * shape.key_heads + shape.key_head_of(task.head);
             (unit / threads, task.head % shape.group(), Reverse(task.queries.start), unit)

@@ -23,7 +23,7 @@ use super::simd::softmax::{Rescale, Softmax};
 use super::simd::{Simd, Work};
 use super::span::Span;
 use super::view::{Place, Rows, View};
-use super::workers::{Buffer, Cutter, in_order};
+use super::workers::{Buffer, Cutter, in_order, threads};
 use crate::mask::{RowMask, Tile};
 use crate::problem::AttnProblem;
 
@@ -52,7 +52,7 @@ impl<T: Element> Work for Forward<'_, T> {
     fn run<S: Simd>(self, simd: S) {
         let Self { problem, q, k, v, output, lse } = self;
         let shape = *problem.shape();
-        let plan = Plan::forward::<S>(&shape, T::DTYPE, rayon::current_num_threads());
+        let plan = Plan::forward::<S>(&shape, T::DTYPE, threads());
         let heads = output.chunks_mut(shape.query_len * shape.head_dim).zip(lse.chunks_mut(shape.query_len));
         let blocks = heads.enumerate().flat_map(|(number, (output, lse))| {
             let (batch, head) = (number / shape.query_heads, number % shape.query_heads);

@@ -1,8 +1,8 @@
 //! What stands between attention and the matrix products of a block, by the same vectors: RMSNorm, SwiGLU and the softmax
 //! of a loss over rows of float32 in main memory, forward and backward, one call for what libtorch takes several passes for.
 //!
-//! Rows are shared out among the threads of the current rayon pool in pieces whose size does not depend on their number, so
-//! that sums over rows have the same bits on any of them.
+//! Rows are shared out among threads, as attention's tasks are, in pieces whose size does not depend on the number of threads,
+//! so that sums over rows have the same bits on any of them.
 //!
 //! ```
 //! use attention::tiled::rows;
@@ -13,10 +13,9 @@
 //! assert!((out[0] - 3.0 / root).abs() < 1e-6 && (out[1] - 8.0 / root).abs() < 1e-6);
 //! ```
 
-use rayon::prelude::*;
-
 use super::simd::rows::{LogSumExp, RmsNorm, RmsNormBack, SoftmaxTimes, SwiGlu, SwiGluBack};
 use super::simd::{Isa, Simd, Work, dispatch};
+use super::workers::for_each;
 
 /// Numbers of one piece: enough work for a thread to be woken, and a level 2 cache's worth of a few such slices.
 const PIECE: usize = 1 << 15;
@@ -57,9 +56,7 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     check("out", out.len(), x.len());
     assert!(!weight.is_empty() && x.len().is_multiple_of(weight.len()), "whole rows");
     let size = piece(weight.len()) * weight.len();
-    x.par_chunks(size)
-        .zip(out.par_chunks_mut(size))
-        .for_each(|(x, out)| with_best(RmsNorm { x, weight, epsilon, out }));
+    for_each(x.chunks(size).zip(out.chunks_mut(size)), |(x, out)| with_best(RmsNorm { x, weight, epsilon, out }));
 }
 
 /// What [`rms_norm_backward`] is given.
@@ -91,25 +88,13 @@ pub fn rms_norm_backward(given: RmsNormGradient<'_>, out: &mut [f32]) -> Vec<f32
     onto.iter().for_each(|onto| check("onto", onto.len(), x.len()));
     assert!(width > 0 && x.len().is_multiple_of(width), "whole rows");
     let size = piece(width) * width;
-    let sums: Vec<Vec<f32>> = out
-        .par_chunks_mut(size)
-        .enumerate()
-        .map(|(index, out)| {
-            let range = index * size..index * size + out.len();
-            let mut weight_grad = vec![0.0; width];
-            with_best(RmsNormBack {
-                x: &x[range.clone()],
-                weight,
-                epsilon,
-                grad: &grad[range.clone()],
-                onto: onto.map(|onto| &onto[range]),
-                out,
-                weight_grad: &mut weight_grad,
-            });
-            weight_grad
-        })
-        .collect();
-    let column = |at: usize| sums.iter().map(|piece| f64::from(piece[at])).sum::<f64>() as f32;
+    let mut sums = vec![0.0; x.len().div_ceil(size) * width];
+    for_each(out.chunks_mut(size).zip(sums.chunks_mut(width)).enumerate(), |(index, (out, weight_grad))| {
+        let range = index * size..index * size + out.len();
+        let (x, grad, onto) = (&x[range.clone()], &grad[range.clone()], onto.map(|onto| &onto[range]));
+        with_best(RmsNormBack { x, weight, epsilon, grad, onto, out, weight_grad });
+    });
+    let column = |at: usize| sums.iter().skip(at).step_by(width).map(|&sum| f64::from(sum)).sum::<f64>() as f32;
     (0..width).map(column).collect()
 }
 
@@ -121,8 +106,8 @@ pub fn rms_norm_backward(given: RmsNormGradient<'_>, out: &mut [f32]) -> Vec<f32
 pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
     check("gate", gate.len(), out.len());
     check("up", up.len(), out.len());
-    let inputs = gate.par_chunks(PIECE).zip(up.par_chunks(PIECE));
-    out.par_chunks_mut(PIECE).zip(inputs).for_each(|(out, (gate, up))| with_best(SwiGlu { gate, up, out }));
+    let inputs = gate.chunks(PIECE).zip(up.chunks(PIECE));
+    for_each(out.chunks_mut(PIECE).zip(inputs), |(out, (gate, up))| with_best(SwiGlu { gate, up, out }));
 }
 
 /// Derivatives of [`swiglu`]: `grad`, by its answer, becomes the one by `gate`; that by `up` goes to `up_grad`, and the answer
@@ -136,15 +121,15 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &mut [f32], up_grad: &mut
     [("gate", gate.len()), ("up", up.len()), ("up_grad", up_grad.len())]
         .into_iter()
         .for_each(|(name, found)| check(name, found, count));
-    let inputs = gate.par_chunks(PIECE).zip(up.par_chunks(PIECE));
-    let outputs = grad.par_chunks_mut(PIECE).zip(up_grad.par_chunks_mut(PIECE)).zip(inputs);
+    let inputs = gate.chunks(PIECE).zip(up.chunks(PIECE));
+    let outputs = grad.chunks_mut(PIECE).zip(up_grad.chunks_mut(PIECE)).zip(inputs);
     match product {
-        None => outputs.for_each(|((grad, up_grad), (gate, up))| {
+        None => for_each(outputs, |((grad, up_grad), (gate, up))| {
             with_best(SwiGluBack { gate, up, grad, up_grad, product: &mut [] });
         }),
         Some(product) => {
             check("product", product.len(), count);
-            outputs.zip(product.par_chunks_mut(PIECE)).for_each(|(((grad, up_grad), (gate, up)), product)| {
+            for_each(outputs.zip(product.chunks_mut(PIECE)), |(((grad, up_grad), (gate, up)), product)| {
                 with_best(SwiGluBack { gate, up, grad, up_grad, product });
             });
         }
@@ -162,17 +147,21 @@ pub fn cross_entropy_gradient(logits: &mut [f32], targets: &[Option<usize>], fac
     check("factors", factors.len(), targets.len());
     check("losses", losses.len(), targets.len());
     let width = width(logits.len(), targets.len());
-    let given = targets.par_iter().zip(factors).zip(losses);
-    logits.par_chunks_mut(width.max(1)).zip(given).for_each(|(logits, ((target, &factor), loss))| {
-        let Some(target) = *target else {
-            logits.fill(0.0);
-            *loss = 0.0;
-            return;
-        };
-        let logit = logits[target];
-        let (largest, sum) = with_best(SoftmaxTimes { logits: &mut *logits, factor });
-        logits[target] -= factor;
-        *loss = factor * (largest - logit + sum.ln());
+    let count = piece(width);
+    let given = targets.chunks(count).zip(factors.chunks(count)).zip(losses.chunks_mut(count));
+    for_each(logits.chunks_mut(count * width).zip(given), |(logits, ((targets, factors), losses))| {
+        let given = targets.iter().zip(factors).zip(losses);
+        for (logits, ((target, &factor), loss)) in logits.chunks_exact_mut(width).zip(given) {
+            let Some(target) = *target else {
+                logits.fill(0.0);
+                *loss = 0.0;
+                continue;
+            };
+            let logit = logits[target];
+            let (largest, sum) = with_best(SoftmaxTimes { logits: &mut *logits, factor });
+            logits[target] -= factor;
+            *loss = factor * (largest - logit + sum.ln());
+        }
     });
 }
 
@@ -185,12 +174,16 @@ pub fn cross_entropy(logits: &[f32], targets: &[Option<usize>], factors: &[f32],
     check("factors", factors.len(), targets.len());
     check("losses", losses.len(), targets.len());
     let width = width(logits.len(), targets.len());
-    let given = targets.par_iter().zip(factors).zip(losses);
-    logits.par_chunks(width.max(1)).zip(given).for_each(|(logits, ((target, &factor), loss))| {
-        *loss = target.map_or(0.0, |target| {
-            let (largest, sum) = with_best(LogSumExp { logits });
-            factor * (largest - logits[target] + sum.ln())
-        });
+    let count = piece(width);
+    let given = targets.chunks(count).zip(factors.chunks(count)).zip(losses.chunks_mut(count));
+    for_each(logits.chunks(count * width).zip(given), |(logits, ((targets, factors), losses))| {
+        let given = targets.iter().zip(factors).zip(losses);
+        for (logits, ((target, &factor), loss)) in logits.chunks_exact(width).zip(given) {
+            *loss = target.map_or(0.0, |target| {
+                let (largest, sum) = with_best(LogSumExp { logits });
+                factor * (largest - logits[target] + sum.ln())
+            });
+        }
     });
 }
 
@@ -202,19 +195,23 @@ pub fn cross_entropy(logits: &[f32], targets: &[Option<usize>], factors: &[f32],
 #[must_use]
 pub fn scored(logits: &[f32], targets: &[usize]) -> Vec<(f32, usize)> {
     let width = width(logits.len(), targets.len());
-    let rows = logits.par_chunks(width.max(1)).zip(targets);
-    rows.map(|(logits, &target)| {
-        let (largest, sum) = with_best(LogSumExp { logits });
-        let top = logits.iter().position(|&logit| logit == largest).unwrap_or(0);
-        (logits[target] - largest - sum.ln(), top)
-    })
-    .collect()
+    let count = piece(width);
+    let mut scores = vec![(0.0, 0); targets.len()];
+    let given = targets.chunks(count).zip(scores.chunks_mut(count));
+    for_each(logits.chunks(count * width).zip(given), |(logits, (targets, scores))| {
+        for (logits, (&target, score)) in logits.chunks_exact(width).zip(targets.iter().zip(scores)) {
+            let (largest, sum) = with_best(LogSumExp { logits });
+            let top = logits.iter().position(|&logit| logit == largest).unwrap_or(0);
+            *score = (logits[target] - largest - sum.ln(), top);
+        }
+    });
+    scores
 }
 
-/// Numbers in each of `rows` rows.
+/// Numbers in each of `rows` rows; one where there are neither.
 fn width(numbers: usize, rows: usize) -> usize {
-    assert!(rows == 0 && numbers == 0 || rows > 0 && numbers.is_multiple_of(rows), "{numbers} logits in {rows} rows");
-    numbers.checked_div(rows).unwrap_or(0)
+    assert!(numbers == 0 || rows > 0 && numbers.is_multiple_of(rows), "{numbers} logits in {rows} rows");
+    numbers.checked_div(rows).unwrap_or(0).max(1)
 }
 
 #[cfg(test)]

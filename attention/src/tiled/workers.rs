@@ -1,28 +1,56 @@
-//! Tasks in order, on every thread of the pool.
+//! Tasks in order, on several threads.
+//!
+//! Whoever calls from a rayon pool gets its threads. Others get those of libtorch's own kernels, where there are such: these wait
+//! for their next loop by spinning, and would share their cores with a pool's.
 
 use std::sync::{Mutex, PoisonError};
 
-/// Hands out `tasks` one by one, first to last, to as many workers as the current pool has threads; each worker makes one
-/// scratch space. A task may wait for tasks before it: those are done or being done when it is handed out.
+/// Does `work` for every item, shared out among the threads that attention's tasks run on: those of the current rayon pool; outside
+/// any pool those of libtorch's own kernels, as many as `tch::set_num_threads` says.
+pub fn for_each<T: Send>(items: impl ExactSizeIterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    in_order(items, || (), |(), item| work(item));
+}
+
+/// Hands out `tasks` one by one, first to last, to as many workers as there are [`threads`]; each worker makes one scratch
+/// space. A task may wait for tasks before it: those are done or being done when it is handed out.
 pub(super) fn in_order<T: Send, W>(
     tasks: impl ExactSizeIterator<Item = T> + Send,
     scratch: impl Fn() -> W + Sync,
     work: impl Fn(&mut W, T) + Sync,
 ) {
-    let workers = rayon::current_num_threads().min(tasks.len());
+    let most = tasks.len();
     let queue = Mutex::new(tasks);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let serve = || {
+    together(most, &|| {
+        let Some(first) = next() else { return };
         let mut space = scratch();
+        work(&mut space, first);
         while let Some(task) = next() {
             work(&mut space, task);
         }
-    };
-    if workers <= 1 {
-        serve();
-    } else {
-        rayon::scope(|scope| (0..workers).for_each(|_| scope.spawn(|_| serve())));
+    });
+}
+
+/// Threads that tasks are shared out among.
+pub(super) fn threads() -> usize {
+    #[cfg(feature = "torch")]
+    if rayon::current_thread_index().is_none() {
+        return torch_ext::team::threads();
     }
+    rayon::current_num_threads()
+}
+
+/// Runs `serve` on [`threads`] side by side, of which `most` at most have something to do.
+fn together(most: usize, serve: &(dyn Fn() + Sync)) {
+    let workers = threads().min(most);
+    if workers <= 1 {
+        return serve();
+    }
+    #[cfg(feature = "torch")]
+    if rayon::current_thread_index().is_none() && torch_ext::team::together(serve) {
+        return;
+    }
+    rayon::scope(|scope| (0..workers).for_each(|_| scope.spawn(|_| serve())));
 }
 
 /// A zeroed buffer that starts at a cache line, so that no vector straddles two.
