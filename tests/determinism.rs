@@ -41,6 +41,16 @@ impl Bench {
         Self { recipe, ..bench }
     }
 
+    /// The same of the bundled model, at a rate that it bears.
+    pub(super) fn on_bundled(steps: u64) -> Self {
+        let bench = Self::with_one_stage(steps);
+        let (head, rest) = bench.recipe.split_once("[model.new]").unwrap();
+        let (_, rest) = rest.split_once("[optimizer]").unwrap();
+        let recipe = format!("{}[optimizer]{rest}", head.replace("tokenizer = \"bundled\"", "from = \"bundled\""));
+        let recipe = recipe.replace("learning_rate = 1e-2", "learning_rate = 1e-3");
+        Self { recipe, ..bench }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
