@@ -35,7 +35,7 @@ fn planned_and_measured(settings: &[&str]) -> (f64, f64) {
 
 #[test]
 fn what_was_planned_is_what_a_run_holds() {
-    let cases: [&[&str]; 7] = [
+    let cases: [&[&str]; 9] = [
         // Mostly activations.
         &["stage.0.length=512", "stage.0.batch=4"],
         // Mostly logits.
@@ -44,6 +44,9 @@ fn what_was_planned_is_what_a_run_holds() {
         &["stage.0.length=32", "stage.0.batch=1", "model.new.hidden_size=256", "model.new.intermediate_size=1024"],
         // Several passes of bfloat16.
         &["stage.0.length=512", "stage.0.batch=2", "stage.0.micro_batch=1", "model.dtype=bfloat16"],
+        // Mostly activations of bfloat16, and of a policy that computes most of them again.
+        &["stage.0.length=512", "stage.0.batch=4", "model.dtype=bfloat16"],
+        &["stage.0.length=512", "stage.0.batch=4", "model.dtype=bfloat16", "memory.activations=attention"],
         // Attention in groups, by a backend that goes back from its answers and by one that has libtorch's graph.
         &["stage.0.length=512", "stage.0.batch=4", "stage.0.shifted_sparse=0.25", "memory.activations=attention"],
         &["stage.0.length=1024", "stage.0.batch=1", "stage.0.shifted_sparse=0.25", "model.backend=libtorch"],

@@ -9,11 +9,12 @@
 //! - at the loss, [`Footprint::loss`]: the hidden states before and after the last norm and their gradient, that of the head,
 //!   and a piece of logits.
 //!
-//! Weights, their gradients, optimizer state and the few hundred kilobytes a thread of attention's tiles come on top.
+//! Weights, optimizer state and the few hundred kilobytes a thread of attention's tiles come on top.
 
 use tch::{Device, Kind};
 
 use super::config::ModelConfig;
+use super::host::AT_ONCE;
 use crate::config::{Activations, Gradients, Memory};
 use crate::train::loss_rows;
 
@@ -36,12 +37,13 @@ pub struct Footprint {
     pub vocab: u64,
     /// Bytes of a number.
     pub width: u64,
-    /// Whether the head is the embedding.
-    pub tied: bool,
 }
 
 /// Bytes of a float32.
 const SINGLE: u64 = 4;
+
+/// Bytes of the float32 copies that types of 16 bits take while SwiGLU goes backward piece by piece: seven.
+const WIDENED: u64 = 7 * SINGLE * AT_ONCE as u64;
 
 impl Footprint {
     /// Of a model whose weights and activations are of a type.
@@ -55,7 +57,6 @@ impl Footprint {
             heads: config.heads as u64,
             vocab: config.vocab as u64,
             width: kind.elt_size_in_bytes() as u64,
-            tied: config.tied,
         }
     }
 
@@ -98,15 +99,21 @@ impl Footprint {
         // Its own input, and that of the layer below on its way back.
         let fetched = if memory.offload { 2 * d } else { 0 };
         let numbers = (tokens * through_mlp + at_once * inside).max(tokens * through_attention) + tokens * fetched;
-        width * numbers + tokens * SINGLE * again(heads, mixed)
+        let widened = if width < SINGLE { WIDENED.min(7 * SINGLE * at_once * f) } else { 0 };
+        width * numbers + tokens * SINGLE * again(heads, mixed) + widened
     }
 
     /// Bytes at the loss of `tokens` on a device, the gradient of the head included where it is trained.
     pub fn loss(&self, memory: &Memory, tokens: u64, device: Device, head_is_trained: bool) -> u64 {
         let Self { hidden: d, vocab, width, .. } = *self;
         let rows = u64::try_from(loss_rows(memory.loss_tokens, tokens as i64, device)).unwrap_or(0).min(tokens);
-        let by_rows = device == Device::Cpu && width == SINGLE;
-        let logits = rows * vocab * if by_rows { SINGLE } else { 2 * width + SINGLE };
+        let a_logit = match (device, width < SINGLE) {
+            (Device::Cpu, false) => SINGLE,
+            // The logits, the same in float32, and what log-sum-exp makes of those.
+            (Device::Cpu, true) => width + 2 * SINGLE,
+            _ => 2 * width + SINGLE,
+        };
+        let logits = rows * vocab * a_logit;
         // 16-bit gradients of many pieces are added up in float32.
         let gathered = if rows < tokens && width < SINGLE { SINGLE + width } else { width };
         let head = if head_is_trained { vocab * d * gathered } else { 0 };
@@ -119,17 +126,20 @@ impl Footprint {
         d * (2 * a + 2 * k + 3 * f)
     }
 
-    /// Bytes at most that activations and gradients on their way take in a pass over `tokens` on a device: at the loss, or in
-    /// the first block to go backward, when everything is still kept. Where gradients of weights are kept, those of a block
-    /// arrive together beside them, and that of a head which is the embedding waits for the embedding's.
-    pub fn peak(&self, memory: &Memory, tokens: u64, device: Device, weights_are_trained: bool) -> u64 {
-        let kept = self.layers * tokens * (self.kept(memory) - self.parked(memory));
-        let arriving = match weights_are_trained && memory.gradients == Gradients::Kept {
-            true => self.width * (self.block_weights() + if self.tied { self.vocab * self.hidden } else { 0 }),
-            false => 0,
-        };
-        let loss = self.loss(memory, tokens, device, weights_are_trained);
-        kept + loss.max(self.working(memory, tokens) + arriving)
+    /// Bytes at most that activations and gradients take in a step of one pass over `tokens` on a device in which every weight is
+    /// trained; `gradients` is what those of the weights take together, or at most at once where they are used in the backward
+    /// pass. Most is there at the loss; in the first block to go backward, when everything is still kept, and gradients are
+    /// those of the head and the block; or in the last, when all gradients are there.
+    pub fn peak(&self, memory: &Memory, tokens: u64, device: Device, gradients: u64) -> u64 {
+        let kept = tokens * (self.kept(memory) - self.parked(memory));
+        let (loss, working) = (self.loss(memory, tokens, device, true), self.working(memory, tokens));
+        match memory.gradients {
+            Gradients::InBackward => self.layers * kept + loss.max(working) + gradients,
+            Gradients::Kept => {
+                let first = working + self.width * (self.block_weights() + self.vocab * self.hidden);
+                (self.layers * kept + loss.max(first)).max(kept + working + gradients)
+            }
+        }
     }
 }
 
@@ -159,7 +169,7 @@ mod tests {
             let whole = Memory { activations, ..Memory::default() };
             let cut = Memory { mlp_tokens: 4096, ..whole };
             let parked = Memory { offload: true, ..cut };
-            let peak = |memory: &Memory| seven().peak(memory, tokens, device, true);
+            let peak = |memory: &Memory| seven().peak(memory, tokens, device, 0);
             assert!(peak(&cut) < peak(&whole) && peak(&parked) < peak(&cut), "{activations:?}");
         }
     }

@@ -14,6 +14,23 @@ pub(super) fn singles_mut(x: &mut Tensor) -> Option<&mut [f32]> {
     contiguous_mut(x).ok()
 }
 
+/// Numbers that operations of several passes take at once: few enough that what comes between them stays in a cache.
+pub(super) const AT_ONCE: i64 = 1 << 18;
+
+/// First rows and counts of the pieces in which rows `[rows, width]` in main memory go through operations that make float32
+/// copies of them; elsewhere they go as a whole.
+pub(super) fn pieces(rows: &Tensor) -> Vec<(i64, i64)> {
+    let (count, width) = rows.size2().unwrap_or((0, 1));
+    let size = if rows.device() == Device::Cpu { AT_ONCE / width.max(1) } else { count }.max(1);
+    (0..count).step_by(size as usize).map(|start| (start, size.min(count - start))).collect()
+}
+
+/// `[.., width]` as `[rows, width]`.
+pub(super) fn in_rows(x: &Tensor) -> Tensor {
+    let width = x.size().last().copied().unwrap_or(0);
+    x.reshape([-1, width])
+}
+
 /// A tensor of the shape and kind of another, in one piece, its numbers not set.
 pub(super) fn unset_like(x: &Tensor) -> Tensor {
     Tensor::empty(x.size(), (x.kind(), x.device()))

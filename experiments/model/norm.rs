@@ -5,7 +5,7 @@
 //! is that less its mean over the row, and `db` the sum of `dy`. Nothing but `x`
 //! is kept for it: `r` costs less to compute again than a pass over what holds it. In float32 on the CPU both ways are one
 //! pass of our own, on CUDA a kernel of ours where it may be used; elsewhere libtorch's operations, statistics in float32, as
-//! in the checkpoints' own training.
+//! in the checkpoints' own training; on the CPU piece by piece.
 
 use attention::tiled::rows::{self, RmsNormGradient};
 use tch::{Kind, Tensor};
@@ -13,7 +13,7 @@ use torch_ext::autograd::{AutogradError, Backward, Recorded, custom};
 use torch_ext::fused::norm::{self, Inputs, Norm as Fused, NormGradients};
 use torch_ext::fused::{Use, told};
 
-use super::host::{singles, singles_mut, unset_like};
+use super::host::{in_rows, pieces, singles, singles_mut, unset_like};
 use super::linear::Gradients;
 
 /// A norm over the width of the residual stream.
@@ -30,7 +30,7 @@ pub struct Norm {
 impl Norm {
     /// `x` `[.., hidden]` normalised; nothing is recorded for gradients.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.by_rows(x).or_else(|| self.by_kernel(x)).unwrap_or_else(|| tch::no_grad(|| self.by_libtorch(x)))
+        self.by_rows(x).or_else(|| self.by_kernel(x)).unwrap_or_else(|| tch::no_grad(|| self.in_pieces(x)))
     }
 
     /// The same as a step of libtorch's graph that keeps `x` and nothing else.
@@ -59,7 +59,7 @@ impl Norm {
         let by_kernel = || self.pulled_by_kernel(x, dy, onto);
         let pulled = match self.pulled_by_rows(x, dy, onto).or_else(by_kernel) {
             Some(answer) => answer,
-            None => self.pulled_by_libtorch(x, dy, onto),
+            None => self.pulled_in_pieces(x, dy, onto),
         };
         let parts = [Some((&self.weight, &pulled.weight)), self.bias.as_ref().zip(pulled.bias.as_ref())];
         for (sum, (parameter, part)) in sums.iter_mut().zip(parts.into_iter().flatten()) {
@@ -112,6 +112,15 @@ impl Norm {
         told(norm.backward(&machine, &inputs, None, gradients))
     }
 
+    fn in_pieces(&self, x: &Tensor) -> Tensor {
+        let (rows, out) = (in_rows(x), unset_like(x));
+        let out_rows = in_rows(&out);
+        for (start, count) in pieces(&rows) {
+            out_rows.narrow(0, start, count).copy_(&self.by_libtorch(&rows.narrow(0, start, count)));
+        }
+        out
+    }
+
     fn by_libtorch(&self, x: &Tensor) -> Tensor {
         let hidden = self.weight.size();
         if let Some(bias) = &self.bias {
@@ -145,6 +154,26 @@ impl Norm {
         Some(NormGradients { x: dx, weight: Tensor::from_slice(&dw), bias: None })
     }
 
+    fn pulled_in_pieces(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> NormGradients {
+        let (rows, dy_rows, onto_rows) = (in_rows(x), in_rows(dy), onto.map(in_rows));
+        let (dx, kind) = (unset_like(x), wide(x));
+        let dx_rows = in_rows(&dx);
+        let sum = |of: &Tensor| Tensor::zeros(of.size(), (kind, of.device()));
+        let (mut weight, mut bias) = (sum(&self.weight), self.bias.as_ref().map(sum));
+        for (start, count) in pieces(&rows) {
+            let part = |rows: &Tensor| rows.narrow(0, start, count);
+            let pulled = self.pulled_by_libtorch(&part(&rows), &part(&dy_rows), onto_rows.as_ref().map(part).as_ref());
+            part(&dx_rows).copy_(&pulled.x);
+            weight += pulled.weight;
+            if let (Some(bias), Some(part)) = (&mut bias, pulled.bias) {
+                *bias += part;
+            }
+        }
+        let narrowed = |sum: Tensor| sum.to_kind(self.weight.kind());
+        NormGradients { x: dx, weight: narrowed(weight), bias: bias.map(narrowed) }
+    }
+
+    /// The sums of the weights' gradients stay in the type that statistics are taken in.
     fn pulled_by_libtorch(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> NormGradients {
         let kind = wide(x);
         let (mut x_wide, dy_wide) = (x.to_kind(kind), dy.to_kind(kind));
@@ -165,7 +194,7 @@ impl Norm {
         }
         let summed = |rows: Tensor| {
             let rows = rows.reshape([-1, self.weight.size()[0]]);
-            rows.sum_dim_intlist([0_i64].as_slice(), false, kind).to_kind(self.weight.kind())
+            rows.sum_dim_intlist([0_i64].as_slice(), false, kind)
         };
         let bias = self.bias.as_ref().map(|_| summed(dy_wide.shallow_clone()));
         NormGradients { x: dx.to_kind(x.kind()), weight: summed(dy_wide * normed), bias }

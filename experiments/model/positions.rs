@@ -191,7 +191,8 @@ impl PlanTensors {
             Some((cos, sin)) if fits(&turned.heads()) => turned.back(Angles { cos: &cos, sin: &sin }),
             _ => {
                 let heads = turned.heads();
-                let back = self.turned(&heads, |rotary, table| rotary.rows(table, offset, length), -1.0);
+                let back =
+                    self.turned(&heads, &|rotary: &Rotary, table: &Tensor| rotary.rows(table, offset, length), -1.0);
                 Ok(back.transpose(1, 2).contiguous())
             }
         }
@@ -225,12 +226,19 @@ impl PlanTensors {
     }
 
     fn rotated_by(&self, x: &Tensor, rows: impl Fn(&Rotary, &Tensor) -> Tensor) -> Tensor {
-        self.turned(x, rows, 1.0)
+        self.turned(x, &rows, 1.0)
     }
 
     /// `x` rotated by the angles of `rows`, or by their opposites where `direction` is -1.
-    fn turned(&self, x: &Tensor, rows: impl Fn(&Rotary, &Tensor) -> Tensor, direction: f64) -> Tensor {
+    fn turned(&self, x: &Tensor, rows: &impl Fn(&Rotary, &Tensor) -> Tensor, direction: f64) -> Tensor {
         let Some(rotary) = &self.rotary else { return x.shallow_clone() };
+        let heads = x.size()[1];
+        if x.device() == Device::Cpu && heads > 1 {
+            // Head by head: what comes in between is in float32, and several times as large.
+            let turned: Vec<Tensor> =
+                (0..heads).map(|head| self.turned(&x.narrow(1, head, 1), rows, direction)).collect();
+            return Tensor::cat(&turned, 1);
+        }
         let (head_dim, half) = (x.size()[3], &rotary.half);
         let (cos, sin) = (rows(rotary, &rotary.cos), rows(rotary, &rotary.sin) * direction);
         let wide = x.to_kind(Kind::Float);

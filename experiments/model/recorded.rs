@@ -22,7 +22,7 @@ use tch::Tensor;
 use torch_ext::autograd::{Backward, Recorded, custom};
 
 use super::block::Block;
-use super::host::unset_like;
+use super::host::{in_rows, unset_like};
 use super::linear::{Gradients, places};
 use super::mixing::Mixed;
 use super::offload::Parking;
@@ -224,8 +224,8 @@ impl Work {
 
     /// `h = x + output(o)`, `[rows, hidden]`.
     fn stream(&self, x: &Tensor, mixed: &Mixed) -> Tensor {
-        let mut h = self.block.output.forward(&rows(&self.block.merged(mixed.output())));
-        h.g_add_(&rows(x))
+        let mut h = self.block.output.forward(&in_rows(&self.block.merged(mixed.output())));
+        h.g_add_(&in_rows(x))
     }
 
     /// `y = h + mlp(norm(h))`, `[rows, hidden]`.
@@ -279,10 +279,10 @@ impl Work {
             }
         };
         let h = stream.unwrap_or_else(|| self.stream(x, &mixed));
-        let dh = self.fed_backward(&h, inner, &rows(&dy.contiguous()), &mut sums);
+        let dh = self.fed_backward(&h, inner, &in_rows(&dy.contiguous()), &mut sums);
         drop(h);
 
-        block.output.gather(&rows(&block.merged(mixed.output())), &dh, &mut sums.output);
+        block.output.gather(&in_rows(&block.merged(mixed.output())), &dh, &mut sums.output);
         let d_merged = block.output.pulled(&dh, None).view([x.size()[0], x.size()[1], -1]);
         let d_mixed = block.split(&d_merged, block.heads.query);
         let normed = normed.unwrap_or_else(normed_again);
@@ -292,14 +292,14 @@ impl Work {
         let back = |grad: Tensor| pass.plan.turned_back(&grad, self.offset, self.backend);
         let [dq, dk, dv] = [back(dq)?, back(dk)?, dv.transpose(1, 2).contiguous()].map(|grad| heads_in_rows(&grad));
 
-        let normed = rows(&normed);
+        let normed = in_rows(&normed);
         block.query.gather(&normed, &dq, &mut sums.query);
         block.key.gather(&normed, &dk, &mut sums.key);
         block.value.gather(&normed, &dv, &mut sums.value);
         let d_normed = block.query.pulled(&dq, None);
         let d_normed = block.key.pulled(&dk, Some(d_normed));
         let d_normed = block.value.pulled(&dv, Some(d_normed));
-        let dx = block.input_norm.backward(&rows(x), &d_normed, Some(&dh), &mut sums.input_norm);
+        let dx = block.input_norm.backward(&in_rows(x), &d_normed, Some(&dh), &mut sums.input_norm);
         Ok([Some(dx.view_as(x))].into_iter().chain(sums.list()).collect())
     }
 
@@ -333,12 +333,6 @@ impl Work {
         let d_normed = block.up.pulled(&d_up, Some(d_normed));
         block.post_norm.backward(h, &d_normed, Some(dy), &mut sums.post_norm)
     }
-}
-
-/// `[.., width]` as `[rows, width]`.
-fn rows(x: &Tensor) -> Tensor {
-    let width = x.size().last().copied().unwrap_or(0);
-    x.reshape([-1, width])
 }
 
 /// `[batch, length, heads, head_dim]` as `[rows, heads * head_dim]`.

@@ -1,14 +1,15 @@
 //! SwiGLU's product (Shazeer 2020): `p = silu(g) u` with `silu(g) = g s`, `s = 1 / (1 + e^-g)`.
 //!
 //! For the gradient `dp`: `dg = dp u s (1 + g (1 - s))`, `du = dp silu(g)`. In float32 on the CPU both ways are one pass of
-//! our own, on CUDA a kernel of ours where it may be used; elsewhere libtorch's operations, in float32. Nothing here is recorded for gradients.
+//! our own, on CUDA a kernel of ours where it may be used; elsewhere libtorch's operations, in float32, on the CPU piece by piece. Nothing here is
+//! recorded for gradients.
 
 use attention::tiled::rows;
 use tch::{Kind, Tensor};
 use torch_ext::fused::swiglu::{self as fused, SwiGluGradients};
 use torch_ext::fused::{Use, told};
 
-use super::host::{singles, singles_mut, unset_like};
+use super::host::{in_rows, pieces, singles, singles_mut, unset_like};
 
 /// What [`backward`] finds.
 #[derive(Debug)]
@@ -44,7 +45,10 @@ pub(super) fn backward(gate: &Tensor, up: &Tensor, grad: Tensor, kept: Option<Te
                 let product = kept.or(found.product).unwrap_or_else(|| forward(gate, up));
                 Pulled { gate: found.gate, up: found.up, product }
             }
-            None => by_libtorch(gate, up, &grad, kept),
+            None => {
+                let up_grad = by_libtorch(gate, up, &grad);
+                Pulled { gate: grad, up: up_grad, product: kept.unwrap_or_else(|| forward(gate, up)) }
+            }
         },
     }
 }
@@ -66,15 +70,24 @@ fn by_rows(gate: &Tensor, up: &Tensor, grad: &Tensor, again: bool) -> Option<(Te
     Some((by_up, product))
 }
 
-fn by_libtorch(gate: &Tensor, up: &Tensor, grad: &Tensor, kept: Option<Tensor>) -> Pulled {
+/// The gradient by the gate takes the place of `grad`; that by `up` is returned.
+fn by_libtorch(gate: &Tensor, up: &Tensor, grad: &Tensor) -> Tensor {
+    let up_grad = unset_like(up);
+    let rows = [gate, up, grad, &up_grad].map(in_rows);
+    for (start, count) in pieces(&rows[0]) {
+        let [gate, up, grad, up_grad] = rows.each_ref().map(|rows| rows.narrow(0, start, count));
+        piece_by_libtorch(&gate, &up, grad, up_grad);
+    }
+    up_grad
+}
+
+/// The same for some rows; the gradient by `up` goes to `up_grad`.
+fn piece_by_libtorch(gate: &Tensor, up: &Tensor, mut grad: Tensor, mut up_grad: Tensor) {
     let kind = if gate.kind() == Kind::Double { Kind::Double } else { Kind::Float };
     let (g, dp) = (gate.to_kind(kind), grad.to_kind(kind));
     let share = g.sigmoid();
     let open = &g * &share;
     let slope = &share + &open * share.rsub(&Tensor::from(1.0).to_kind(kind));
-    Pulled {
-        gate: (&dp * up.to_kind(kind) * slope).to_kind(gate.kind()),
-        up: (dp * open).to_kind(gate.kind()),
-        product: kept.unwrap_or_else(|| forward(gate, up)),
-    }
+    up_grad.copy_(&(&dp * open));
+    grad.copy_(&(dp * up.to_kind(kind) * slope));
 }

@@ -270,7 +270,7 @@ fn counted_flops(config: &ModelConfig, length: usize) -> f64 {
     3.0 * (2.0 * products as f64 + 2.0 * attention as f64)
 }
 
-/// Bytes of tensors at most: weights, their gradients, the optimizer's state, and what a pass takes.
+/// Bytes of tensors at most: weights, the optimizer's state, and what a pass and its gradients take.
 fn predicted(model: &Llama, tokens: usize) -> u64 {
     let (kind, device, memory) = (model.embedding.kind(), model.embedding.device(), &model.memory);
     let footprint = Footprint::of(&model.config, kind);
@@ -279,7 +279,7 @@ fn predicted(model: &Llama, tokens: usize) -> u64 {
     let weights: u64 = sizes.iter().map(|(_, numel)| footprint.width * numel).sum();
     let state: u64 = sizes.iter().map(|&(_, numel)| AdamW::state_bytes(kind, numel, memory)).sum();
     let gradients = AdamW::gradient_bytes(kind, &sizes, 1, model.config.tied, memory);
-    weights + state + gradients + footprint.peak(memory, tokens as u64, device, true)
+    weights + state + footprint.peak(memory, tokens as u64, device, gradients)
 }
 
 /// A policy in words: `attention,offload=true`.
