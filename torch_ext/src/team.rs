@@ -100,7 +100,9 @@ mod tests {
         woken();
         with_team(3, || {
             let count = AtomicUsize::new(0);
-            let done = together(&|| drop(count.fetch_add(1, Ordering::Relaxed)));
+            let done = together(&|| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
             println!("a team: {done}");
             assert_eq!(count.into_inner(), if done { threads() } else { 0 });
             if done {
@@ -118,7 +120,9 @@ mod tests {
         let both = || {
             let _ = together(&|| {
                 calls.fetch_add(1, Ordering::Relaxed);
-                together(&|| drop(inner.fetch_add(1, Ordering::Relaxed)));
+                together(&|| {
+                    inner.fetch_add(1, Ordering::Relaxed);
+                });
             });
         };
         std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(|| with_team(2, both)))));
