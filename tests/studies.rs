@@ -138,7 +138,8 @@ fn every_task_is_a_job_of_its_own_and_variants_side_by_side_find_the_same() {
 #[test]
 fn a_task_that_cannot_be_is_named_before_anything_runs() {
     let with = |task: &str| format!("[[task]]\n{task}\n[[variant]]\nname = \"base\"\n");
-    refused(&with("kind = \"needel\"\nlengths = [64]"), &["needel", "needle"]);
+    refused(&with("kind = \"needel\"\nlengths = [64]"), &["task 1.kind", "needel", "needle"]);
+    refused(&with("kind = 1.5\nlengths = [64]"), &["task 1.kind", "1.5"]);
     refused(&with("kind = \"needle\"\nlengths = []"), &["task 1 (needle).lengths", "at least 1"]);
     refused(&with("kind = \"ruler\"\nlengths = [64]\ntasks = [\"vtt\"]"), &["task 1 (ruler).tasks", "vtt"]);
     refused(&with("kind = \"longppl\"\nlengths = [64]"), &["task longppl", "64", "4096"]);

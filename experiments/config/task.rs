@@ -153,9 +153,12 @@ impl TaskSpec {
     pub(super) fn list<'de, D: Deserializer<'de>>(tables: D) -> Result<Vec<Self>, D::Error> {
         let read = |(index, table): (usize, toml::Table)| {
             table.clone().try_into::<Self>().map_err(|error| {
-                let kind = table.get("kind").and_then(toml::Value::as_str).map(|kind| format!(" ({kind})"));
-                let field = wrong_field(&table, &error).map(|field| format!(".{field}"));
-                let place = [kind, field].into_iter().flatten().collect::<String>();
+                let kind = || table.get("kind").and_then(toml::Value::as_str).map(|kind| format!(" ({kind})"));
+                let place = match wrong_field(&table, &error) {
+                    Some(field) if field == "kind" => ".kind".to_owned(),
+                    Some(field) => format!("{}.{field}", kind().unwrap_or_default()),
+                    None => kind().unwrap_or_default(),
+                };
                 D::Error::custom(format!("task {}{place}: {}", index + 1, error.message()))
             })
         };
@@ -286,11 +289,15 @@ fn wrong_field(table: &toml::Table, error: &toml::de::Error) -> Option<String> {
         return None;
     }
     let kind = table.get("kind")?;
-    let alone = |(name, value): &(&String, &toml::Value)| {
-        let table = toml::Table::from_iter([("kind".to_owned(), kind.clone()), ((*name).clone(), (*value).clone())]);
+    let alone = |name: &String, value: &toml::Value| {
+        let table = toml::Table::from_iter([("kind".to_owned(), kind.clone()), (name.clone(), value.clone())]);
         table.try_into::<TaskSpec>().is_err_and(|alone| alone.message() == error.message())
     };
-    table.iter().filter(|(name, _)| *name != "kind").find(alone).map(|(name, _)| name.clone())
+    let name = "kind".to_owned();
+    if alone(&name, kind) {
+        return Some(name);
+    }
+    table.iter().find(|(name, value)| alone(name, value)).map(|(name, _)| name.clone())
 }
 
 fn p2() -> String {
