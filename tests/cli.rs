@@ -65,7 +65,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("report diff", &["<FIRST>", "<SECOND>", "--json"]),
     ("report expect", &["<RECIPE>", "<RUNS>...", "--dataset", "--variant", "--json"]),
     ("bench attention", &["--device", "--cases", "--lengths", "--head-dims", "--threads", "--json", "--out"]),
-    ("bench score", &["<MODEL>", "--lengths", "--repeats", "--json"]),
+    ("bench score", &["<MODEL>", "--random-weights", "--lengths", "--repeats", "--json"]),
     ("bench eval", &["--model", "--cases", "--data", "--curve-length", "--points", "--trials", "--repeats", "--json"]),
     ("bench kernels", &["--device", "--only", "--tokens", "--bar", "--json", "--out"]),
     ("bench optimizer", &["--millions", "--repeats", "--device", "--json"]),
@@ -291,4 +291,15 @@ fn paths_need_not_be_utf8() {
     let arguments = [std::ffi::OsStr::new("score"), model, std::ffi::OsStr::new("--text"), name];
     let ran = bowline(dir.path(), arguments).expect(0);
     assert!(ran.out.contains("perplexity"), "{ran}");
+}
+
+#[test]
+fn scoring_speed_is_that_of_a_shape_where_weights_are_drawn() {
+    let home = tempfile::tempdir().unwrap();
+    let drawn =
+        ["bench", "score", "bundled", "--random-weights", "--lengths", "48", "--repeats", "1", "--device", "cpu"];
+    let row = bowline(home.path(), drawn.iter().chain(&["--dtype", "float32", "--json"])).expect(0).json();
+    assert!(row[0]["length"] == 48 && row[0]["tokens_per_second"].as_f64().unwrap() > 0.0, "{row}");
+    let refused = bowline(home.path(), drawn.iter().chain(&["--method", "yarn:factor=4"])).expect(2);
+    assert!(refused.err.contains("--method yarn:factor=4"), "{refused}");
 }

@@ -10,6 +10,8 @@ use crate::shape::AttnShape;
 
 /// Keys that a query of [`Workload::Window`] sees, itself among them.
 pub const WINDOW: usize = 1024;
+/// The same of [`Workload::WideWindow`].
+pub const WIDE_WINDOW: usize = 4096;
 /// Documents of equal length in [`Workload::Documents`].
 pub const DOCUMENTS: usize = 8;
 
@@ -22,13 +24,15 @@ pub enum Workload {
     Alibi,
     /// The last [`WINDOW`] positions.
     Window,
+    /// The last [`WIDE_WINDOW`] positions.
+    WideWindow,
     /// [`DOCUMENTS`] packed documents of equal length, each causal.
     Documents,
 }
 
 impl Workload {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Causal, Self::Alibi, Self::Window, Self::Documents];
+    pub const ALL: [Self; 5] = [Self::Causal, Self::Alibi, Self::Window, Self::WideWindow, Self::Documents];
 
     /// The name in options and results.
     #[must_use]
@@ -37,6 +41,7 @@ impl Workload {
             Self::Causal => "causal",
             Self::Alibi => "alibi",
             Self::Window => "window",
+            Self::WideWindow => "window-4096",
             Self::Documents => "documents",
         }
     }
@@ -60,6 +65,7 @@ impl Workload {
             Self::Causal => problem.with_mask(causal),
             Self::Alibi => problem.with_mask(causal)?.with_alibi(Alibi::new(&slopes(shape.query_heads))?),
             Self::Window => problem.with_mask(Mask::Window { size: WINDOW, sinks: 0, offset }),
+            Self::WideWindow => problem.with_mask(Mask::Window { size: WIDE_WINDOW, sinks: 0, offset }),
             Self::Documents => {
                 let starts = DocumentStarts::new(vec![Self::starts(shape.key_len); shape.batch])?;
                 problem.with_mask(Mask::Documents { starts, offset })
@@ -101,6 +107,7 @@ mod tests {
         assert_eq!(pairs(Workload::Causal), triangle(4096));
         assert_eq!(pairs(Workload::Alibi), triangle(4096));
         assert_eq!(pairs(Workload::Window), triangle(1024) + 3072 * 1024);
+        assert_eq!(pairs(Workload::WideWindow), triangle(4096));
         assert_eq!(pairs(Workload::Documents), 8 * triangle(512));
     }
 

@@ -191,7 +191,7 @@ impl AttentionBench {
         match workload {
             _ if !self.lengths.is_empty() => self.lengths.clone(),
             Workload::Causal | Workload::Alibi => vec![4096, 8192],
-            Workload::Window | Workload::Documents => vec![4096, 8192, 16384],
+            Workload::Window | Workload::WideWindow | Workload::Documents => vec![4096, 8192, 16384],
         }
     }
 

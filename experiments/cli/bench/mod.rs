@@ -12,8 +12,11 @@ mod train;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use tch::Kind;
 
+use super::options::ModelOptions;
 use crate::error::Failure;
+use crate::model::{Llama, known_shape, read_config};
 
 /// Measures speed on this machine.
 #[derive(Debug, Args)]
@@ -57,6 +60,16 @@ impl Bench {
             What::Optimizer(bench) => bench.run(),
         }
     }
+}
+
+/// A model of a known shape, or of a model's shape, with weights drawn on the device; bfloat16 where no type is asked for.
+fn drawn(name: &str, options: &ModelOptions) -> Result<Llama, Failure> {
+    let config = match known_shape(name) {
+        Some(config) => config?,
+        None => read_config(&crate::hub::resolve(name)?.dir)?,
+    };
+    let options = options.load_options()?;
+    Llama::new_drawn(config, options.backend, options.kind.unwrap_or(Kind::BFloat16), options.device)
 }
 
 /// Seconds of each timed run, sorted.

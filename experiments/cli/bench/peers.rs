@@ -44,7 +44,7 @@ impl Peer {
         let ways = match workload {
             Workload::Causal => vec![("is_causal", Way::Causal)],
             Workload::Alibi => vec![("dense bias", bias()?)],
-            Workload::Window => vec![("dense mask", bias()?)],
+            Workload::Window | Workload::WideWindow => vec![("dense mask", bias()?)],
             Workload::Documents => vec![("dense mask", bias()?), ("per document", apart())],
         };
         Ok(ways.into_iter().map(|(name, way)| Self { name, way, scale: problem.scale() }).collect())

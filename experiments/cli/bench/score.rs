@@ -2,19 +2,24 @@
 
 use clap::Args;
 use eval::LanguageModel;
+use rope_scaling::Precision;
 use serde::Serialize;
 
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
-use super::timed;
+use super::{drawn, timed};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
+use crate::model::Reader;
 
 /// Scoring.
 #[derive(Debug, Args)]
 pub(super) struct ScoreBench {
-    /// Folder, GGUF file, Hub id in the cache, or `bundled`
+    /// Folder, GGUF file, Hub id in the cache, or `bundled`; with --random-weights also the name of a known shape, such as `llama-2-7b`
     model: String,
+    /// Take the model's shape alone, and weights drawn on the device
+    #[arg(long)]
+    random_weights: bool,
     /// Lengths in tokens
     #[arg(long, value_delimiter = ',', default_value = "256,1024,2048")]
     lengths: Vec<usize>,
@@ -48,11 +53,23 @@ impl ScoreBench {
     ///
     /// When the model cannot be loaded or fails.
     pub(super) fn run(self) -> Result<(), Failure> {
-        let model = self.options.load(&self.model)?;
-        let reader = model.reader();
+        if self.random_weights {
+            if let Some(method) = &self.options.method {
+                return Err(Failure::config(format!(
+                    "--method {method}: a shape with random weights is read as it is"
+                )));
+            }
+            let llama = drawn(&self.model, &self.options)?;
+            let reader = Reader::new(&llama, llama.config.encoding(), Precision::HubCompatible);
+            return self.measured(&reader.with_chunk(self.options.chunk));
+        }
+        self.measured(&self.options.load(&self.model)?.reader())
+    }
+
+    fn measured(&self, reader: &Reader<'_>) -> Result<(), Failure> {
         let mut rows = Vec::new();
         for &length in &self.lengths {
-            let ids = random_ids(length, model.llama.config.vocab);
+            let ids = random_ids(length, reader.vocab_size());
             let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
             let timed = timed(1, self.repeats, || Ok(reader.score(&ids, 1..length).map(|_| ())?))?;
             rows.push(row("score", length, 1, &timed));

@@ -10,10 +10,11 @@ use torch_ext::memory::{reset_peak, usage};
 
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
+use super::drawn;
 use crate::config::{Gradients, Memory};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
-use crate::model::{Footprint, Llama, ModelConfig, Pass, known_shape, read_config};
+use crate::model::{Footprint, Llama, ModelConfig, Pass};
 use crate::train::{AdamConfig, AdamW, Decayed, Keeping, Shard, clip_factor, summed_loss};
 
 /// Steps that are not timed.
@@ -169,16 +170,10 @@ impl TrainBench {
     }
 
     fn loaded(&self) -> Result<Llama, Failure> {
-        if !self.random_weights {
-            return Ok(self.options.load(self.name())?.llama);
+        match self.random_weights {
+            true => drawn(self.name(), &self.options),
+            false => Ok(self.options.load(self.name())?.llama),
         }
-        let config = match known_shape(self.name()) {
-            Some(config) => config?,
-            None => read_config(&crate::hub::resolve(self.name())?.dir)?,
-        };
-        let options = self.options.load_options()?;
-        let kind = options.kind.unwrap_or(Kind::BFloat16);
-        Llama::new_drawn(config, options.backend, kind, options.device)
     }
 
     /// Peak of the device in FLOP/s.
@@ -322,6 +317,7 @@ fn shown(row: &Row) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use crate::config::{Activations, OptimizerState};
+    use crate::model::known_shape;
 
     #[test]
     fn a_policy_in_words_is_that_of_a_recipe() {

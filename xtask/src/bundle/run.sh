@@ -147,11 +147,11 @@ bench_hopper() {
     "$bowline" bench attention --device "$on" --dtype "$dtype" --backends "$hopper" --heads "$more_heads" \
         --cases causal,alibi --lengths "$lengths" --head-dims 64,128 --out "$out/bench_hopper" --json
 }
-# Time by visible area: a window of 1024 and 8 documents, beside causal at the same length.
+# Time by visible area: windows of 1024 and 4096 and 8 documents, beside causal at the same length.
 bench_masks() {
     on_hopper || [ "$on" = cpu ] || { echo "no Hopper device"; return 0; }
     "$bowline" bench attention --device "$on" --dtype "$dtype" --backends "${hopper%%,*}" --heads "$more_heads" \
-        --cases causal,window,documents --lengths "$masked_lengths" --head-dims 128 --repeats 3 --out "$out/bench_masks" --json
+        --cases causal,window,window-4096,documents --lengths "$masked_lengths" --head-dims 128 --repeats 3 --out "$out/bench_masks" --json
 }
 # cuDNN, FlashAttention and FlexAttention with ALiBi, by PyTorch itself.
 attention_peers() {
@@ -208,6 +208,7 @@ planner() {
     for policy in all light attention layers attention,offload=true; do
         for length in $contexts "$longest"; do rows="$rows $policy,$lean@$length"; done
     done
+    rows="$rows attention,offload=true,mlp_tokens=8192,$lean@$((2 * longest))"
     trained "$big" $rows && trained "$bigger" "attention,$leaner@${contexts##* }" "layers,$leaner@${contexts##* }" \
         "attention,offload=true,$leaner@$longest"
 }
@@ -225,7 +226,11 @@ train_peer() {
             --json "$out/train_peer_$length.json" || return
     done
 }
-evaluation() { "$bowline" bench eval --device "$on" --dtype "$dtype" $curve --json; }
+# A curve and grids on the bundled model, and whole passes over long texts at 7B's size.
+evaluation() {
+    "$bowline" bench eval --device "$on" --dtype "$dtype" $curve --json &&
+        "$bowline" bench score "$big" --random-weights --device "$on" --dtype "$dtype" --lengths "${contexts##* },$longest" --repeats 2 --json
+}
 
 # A real model from 8K to 32K tokens, by every method, with and without training: see docs/models.md of the repository.
 smollm2() {
