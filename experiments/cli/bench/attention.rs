@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 use super::super::options::DtypeName;
 use super::super::output::{print, print_json, write_json};
 use super::peers::Peer;
+use super::settle;
 use crate::error::Failure;
 use crate::runtime::device::{device, device_name, kind_name};
 
@@ -365,9 +366,7 @@ fn in_turns(contenders: &[Contender<'_>], repeats: usize, device: Device) -> Res
             std::thread::sleep(std::time::Duration::from_millis(20));
             let started = Instant::now();
             (contender.run)()?;
-            if let Device::Cuda(number) = device {
-                tch::Cuda::synchronize(number as i64);
-            }
+            settle(device);
             if turn > 0 {
                 times.push(started.elapsed().as_secs_f64());
             }
@@ -391,13 +390,15 @@ pub(super) fn peak_flops(device: Device, kind: Kind, threads: usize) -> Option<f
     let side = 8192;
     let matrix = || Tensor::randn([side, side], (Kind::Float, device)).to_kind(kind);
     let (a, b) = (matrix(), matrix());
-    let Device::Cuda(number) = device else { return None };
+    if !device.is_cuda() {
+        return None;
+    }
     let mut best = f64::INFINITY;
     for _ in 0..8 {
-        tch::Cuda::synchronize(number as i64);
+        settle(device);
         let started = Instant::now();
         let _product = a.f_matmul(&b).ok()?;
-        tch::Cuda::synchronize(number as i64);
+        settle(device);
         best = best.min(started.elapsed().as_secs_f64());
     }
     Some(2.0 * (side as f64).powi(3) / best)

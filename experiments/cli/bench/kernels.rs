@@ -11,6 +11,7 @@ use jobs::Tensors;
 
 use super::super::options::DtypeName;
 use super::super::output::{print, print_json, write_json};
+use super::settle;
 use crate::error::{Failure, FailureKind};
 use crate::runtime::device::{device, device_name, kind_name};
 
@@ -216,17 +217,12 @@ impl KernelsBench {
 /// Seconds of one run, sorted: each of the mean of some.
 fn timed(run: &Run<'_>, device: Device, repeats: usize) -> Result<Vec<f64>, Failure> {
     let together = if device == Device::Cpu { 1 } else { TOGETHER };
-    let finish = || {
-        if let Device::Cuda(number) = device {
-            tch::Cuda::synchronize(number as i64);
-        }
-    };
     super::timed(1, repeats, || {
-        finish();
+        settle(device);
         for _ in 0..together {
             run().map_err(|error| Failure::data(error.to_string()))?;
         }
-        finish();
+        settle(device);
         Ok(())
     })
     .map(|seconds| seconds.into_iter().map(|seconds| seconds / together as f64).collect())

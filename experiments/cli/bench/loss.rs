@@ -8,6 +8,7 @@ use tch::{Device, Kind, Reduction, Tensor};
 use torch_ext::memory::{reset_peak, usage};
 
 use super::super::output::{print, print_json};
+use super::settle;
 use crate::error::Failure;
 use crate::runtime::device::{device, device_name};
 use crate::train::{head_loss, loss_rows};
@@ -157,17 +158,12 @@ impl Case {
         let leaf = |tensor: &Tensor| tensor.detach().set_requires_grad(true);
         let case = Self { hidden: leaf(&self.hidden), head: leaf(&self.head), targets: self.targets.shallow_clone() };
         let known = |error: torch_ext::memory::MemoryError| Failure::config(error.to_string());
-        let wait = || {
-            if let Device::Cuda(number) = device {
-                tch::Cuda::synchronize(number as i64)
-            }
-        };
-        wait();
+        settle(device);
         reset_peak(device).map_err(known)?;
         let (before, started) = (usage(device).map_err(known)?.now, Instant::now());
         let answer = loss(&case)? / case.targets.numel() as f64;
         answer.f_backward()?;
-        wait();
+        settle(device);
         let seconds = started.elapsed().as_secs_f64();
         let bytes = |leaf: &Tensor| leaf.numel() as i64 * leaf.kind().elt_size_in_bytes() as i64;
         Ok((seconds, usage(device).map_err(known)?.peak - before - bytes(&case.hidden) - bytes(&case.head)))

@@ -12,7 +12,7 @@ mod train;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::options::ModelOptions;
 use crate::error::Failure;
@@ -70,6 +70,13 @@ fn drawn(name: &str, options: &ModelOptions) -> Result<Llama, Failure> {
     };
     let options = options.load_options()?;
     Llama::new_drawn(config, options.backend, options.kind.unwrap_or(Kind::BFloat16), options.device)
+}
+
+/// Waits for what a CUDA device was given to do.
+fn settle(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
 }
 
 /// Seconds of each timed run, sorted.

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::super::output::{print, print_json};
+use super::settle;
 use crate::config::{Gradients, Memory, OptimizerState};
 use crate::error::Failure;
 use crate::runtime::device::device;
@@ -115,12 +116,5 @@ impl OptimizerBench {
             seconds_least: seconds[0],
             ratio: median / plain.unwrap_or(median),
         })
-    }
-}
-
-/// Waits for what a CUDA device was given to do.
-fn settle(device: Device) {
-    if let Device::Cuda(index) = device {
-        tch::Cuda::synchronize(index as i64);
     }
 }

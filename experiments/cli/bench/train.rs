@@ -10,7 +10,7 @@ use torch_ext::memory::{reset_peak, usage};
 
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
-use super::drawn;
+use super::{drawn, settle};
 use crate::config::{Gradients, Memory};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
@@ -241,9 +241,7 @@ impl Clock {
     }
 
     fn lap(&mut self) -> f64 {
-        if let Device::Cuda(number) = self.device {
-            tch::Cuda::synchronize(number as i64);
-        }
+        settle(self.device);
         std::mem::replace(&mut self.last, Instant::now()).elapsed().as_secs_f64()
     }
 }
