@@ -45,9 +45,9 @@ pub(super) struct Side<'s> {
     lse: &'s [f32],
     /// `scale * D`.
     deltas: &'s [f32],
-    /// Q, rows of whole vectors.
+    /// Q, rows of what a product takes.
     pub(super) q: Rows<'s>,
-    /// dO, rows of whole vectors.
+    /// dO, rows of what a product takes.
     pub(super) grad: Rows<'s>,
 }
 

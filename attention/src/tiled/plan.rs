@@ -20,7 +20,7 @@ pub(super) struct Plan {
     pub(super) keys: usize,
     /// Ends of a run of keys lie on multiples of this: rows of the register tile.
     pub(super) align: usize,
-    /// Columns of rows of whole vectors: the head size, rounded up.
+    /// Columns of rows that a product takes: the head size, rounded up.
     pub(super) columns: usize,
     /// Whether tensors are copied to float32.
     copies: bool,
@@ -48,7 +48,7 @@ impl Plan {
         let queries = fair.clamp(1, 192).min(shape.query_len).next_multiple_of(panel);
         let copies = dtype != DType::F32;
         let keys = if copies { 64 } else { 192 }.min(shape.key_len.next_multiple_of(S::ROWS));
-        Self { queries, panel, keys, align: S::ROWS, columns: shape.head_dim.next_multiple_of(S::LANES), copies }
+        Self { queries, panel, keys, align: S::ROWS, columns: shape.head_dim.next_multiple_of(S::STEP), copies }
     }
 
     /// Of a backward pass.
@@ -62,7 +62,7 @@ impl Plan {
             (true, false) => (48, 32),
         };
         let (queries, keys) = (queries.min(shape.query_len.next_multiple_of(S::PANEL)), keys.min(shape.key_len));
-        let columns = shape.head_dim.next_multiple_of(S::LANES);
+        let columns = shape.head_dim.next_multiple_of(S::STEP);
         Self { queries, panel: queries, keys, align: S::ROWS, columns, copies }
     }
 

@@ -110,6 +110,8 @@ pub(super) trait Work {
 pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Numbers in a vector.
     const LANES: usize;
+    /// Columns of a product are a multiple of this: half a vector where the set has such vectors, too.
+    const STEP: usize = Self::LANES;
     /// Rows of the register tile of products.
     const ROWS: usize;
     /// Vectors in each of its rows.
@@ -125,7 +127,7 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Compiles an operation with the instructions of this set and runs it.
     fn operate<W: Work>(self, work: W) -> W::Answer;
 
-    /// A matrix product in the register tiling of this set.
+    /// A matrix product in the register tiling of this set; columns are a multiple of [`Simd::STEP`].
     fn multiply(self, product: &mut product::Product<'_>);
 
     /// The number in every lane.

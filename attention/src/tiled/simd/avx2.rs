@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx512::Avx512;
 use super::product::{self, Product};
 use super::{Simd, Work};
 
@@ -13,6 +14,11 @@ impl Avx2 {
     /// The proof, where it holds.
     pub(in crate::tiled) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Self(()))
+    }
+
+    /// The proof where that of a set holds which includes this one.
+    pub(super) fn within(_: Avx512) -> Self {
+        Self(())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::avx2::Avx2;
 use super::product::{self, Product};
 use super::{Simd, Work};
 
@@ -32,6 +33,7 @@ macro_rules! instruction {
 
 impl Simd for Avx512 {
     const LANES: usize = 16;
+    const STEP: usize = 8;
     const ROWS: usize = 8;
     const VECTORS: usize = 3;
     type V = __m512;
@@ -42,10 +44,17 @@ impl Simd for Avx512 {
         instruction!(with_instructions(self, work))
     }
 
-    // 8 x 3 accumulators, 3 vectors and a broadcast: 28 of 32 registers, 11 loads for 24 multiplications.
+    // 8 x 3 accumulators, 3 vectors and a broadcast: 28 of 32 registers, 11 loads for 24 multiplications. Half a vector, as a
+    // head size of 40 leaves, takes half the time where the processor works on halves, and no more than a whole one elsewhere.
     #[inline(always)]
     fn multiply(self, product: &mut Product<'_>) {
-        product::run::<Self, 8, 3>(self, product);
+        let whole = product.columns - product.columns % Self::LANES;
+        if whole > 0 {
+            product::run::<Self, 8, 3>(self, &mut product.part(0, whole));
+        }
+        if whole < product.columns {
+            product::run::<Avx2, 8, 1>(Avx2::within(self), &mut product.part(whole, product.columns - whole));
+        }
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ pub(in crate::tiled) struct Product<'a> {
     pub(in crate::tiled) out_stride: usize,
     /// Rows of the result; any number.
     pub(in crate::tiled) rows: usize,
-    /// Columns of the result; a multiple of the vector.
+    /// Columns of the result; a multiple of [`Simd::STEP`].
     pub(in crate::tiled) columns: usize,
     /// Terms of each sum.
     pub(in crate::tiled) depth: usize,
@@ -39,6 +39,14 @@ impl Product<'_> {
     /// Computes it.
     pub(in crate::tiled) fn compute<S: Simd>(self, simd: S) {
         simd.operate(self);
+    }
+
+    /// `columns` columns of it, from `start` on.
+    #[inline(always)]
+    pub(super) fn part(&mut self, start: usize, columns: usize) -> Product<'_> {
+        let Self { a, a_stride, left, b, b_stride, ref mut out, out_stride, rows, depth, add, .. } = *self;
+        let (b, out) = (b.get(start..).unwrap_or_default(), out.get_mut(start..).unwrap_or_default());
+        Product { a, a_stride, left, b, b_stride, out, out_stride, rows, columns, depth, add }
     }
 
     /// Every access of the loops lies in the slices. A broken promise here is a bug of this crate, never of its user.
@@ -174,7 +182,8 @@ mod tests {
     struct Trial {
         left: Left,
         rows: usize,
-        vectors: usize,
+        /// Columns in the least that a product takes.
+        steps: usize,
         depth: usize,
         add: bool,
     }
@@ -184,8 +193,8 @@ mod tests {
 
         /// What was found, and what it should be.
         fn run<S: Simd>(self, simd: S) -> Self::Answer {
-            let &Trial { left, rows, vectors, depth, add } = self;
-            let columns = vectors * S::LANES;
+            let &Trial { left, rows, steps, depth, add } = self;
+            let columns = steps * S::STEP;
             let number = |at: usize, by: usize| ((at * by) % 7) as f32 - 3.0;
             let (a_rows, a_columns) = if left == Left::Rows { (rows, depth) } else { (depth, rows) };
             let a = matrix(a_rows, a_columns, a_columns + 3, |at| number(at, 5));
@@ -228,13 +237,13 @@ mod tests {
     #[test]
     fn every_remainder_of_rows_and_vectors_is_exact() {
         for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-            for (rows, vectors) in (0..20).flat_map(|rows| (1..9).map(move |vectors| (rows, vectors))) {
+            for (rows, steps) in (0..20).flat_map(|rows| (1..13).map(move |steps| (rows, steps))) {
                 for (left, add, depth) in [(Left::Rows, true, 5), (Left::Columns, false, 3), (Left::Rows, false, 0)] {
-                    let trial = Trial { left, rows, vectors, depth, add };
+                    let trial = Trial { left, rows, steps, depth, add };
                     let (found, expected) = dispatch(isa, &trial).unwrap();
                     let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     // Gaps are NaN in both, so whatever was written outside the columns would show.
-                    assert_eq!(bits(&found), bits(&expected), "{isa}, {left:?}, {rows} rows, {vectors} vectors");
+                    assert_eq!(bits(&found), bits(&expected), "{isa}, {left:?}, {rows} rows, {steps} steps");
                 }
             }
         }
