@@ -36,6 +36,7 @@ mod backend;
 mod backward;
 mod element;
 mod forward;
+pub mod linear;
 mod pair;
 mod plan;
 pub mod rows;

@@ -5,9 +5,12 @@
 //! adds its own: see [`LowRank`].
 
 use tch::{Device, Kind, Tensor};
+use torch_ext::grad_enabled;
 
+use super::host::unset_like;
 use super::lora::LowRank;
 use super::nf4::Nf4Matrix;
+use super::products;
 
 /// How the weight of a map is held.
 #[derive(Debug)]
@@ -41,12 +44,22 @@ impl Linear {
     /// `[.., out]` of `x` `[.., in]`; differentiable.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let product = match &self.weight {
-            Weight::Full(weight) => x.linear(weight, self.bias.as_ref()),
+            Weight::Full(weight) => self.product(x, weight),
             Weight::Nf4(weight) => weight.product(x, self.bias.as_ref()),
         };
         match &self.adapter {
             Some(adapter) => adapter.added_to(&product, x),
             None => product,
+        }
+    }
+
+    /// `x W^T + b`.
+    fn product(&self, x: &Tensor, weight: &Tensor) -> Tensor {
+        let ours = if grad_enabled() { None } else { products::product(x, weight) };
+        match (ours, &self.bias) {
+            (Some(y), None) => y,
+            (Some(mut y), Some(bias)) => y.g_add_(bias),
+            (None, bias) => x.linear(weight, bias.as_ref()),
         }
     }
 
@@ -57,7 +70,9 @@ impl Linear {
         if let (Some(weight), Some(sum)) = (self.weight.full(), self.weight.full().and_then(|_| places.next()))
             && weight.requires_grad()
         {
-            add(sum, &dy.tr(), x);
+            let added = sum.is_some();
+            let sum = sum.get_or_insert_with(|| unset_like(weight));
+            products::gathered(dy, x, sum, added).expect("rows of the map's widths");
         }
         if let (Some(bias), Some(sum)) = (&self.bias, self.bias.as_ref().and_then(|_| places.next()))
             && bias.requires_grad()
@@ -80,10 +95,9 @@ impl Linear {
                 &dequantised
             }
         };
-        let dx = match onto {
-            Some(mut onto) => onto.addmm_(dy, weight),
-            None => dy.mm(weight),
-        };
+        let added = onto.is_some();
+        let mut dx = onto.unwrap_or_else(|| Tensor::empty([dy.size()[0], weight.size()[1]], (dy.kind(), dy.device())));
+        products::pulled(dy, weight, &mut dx, added).expect("rows of the map's widths");
         match &self.adapter {
             Some(adapter) => adapter.pulled(dy, dx),
             None => dx,

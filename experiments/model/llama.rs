@@ -16,6 +16,7 @@ use super::norm::Norm;
 use super::offload::Parking;
 use super::pass::Pass;
 use super::positions::PlanTensors;
+use super::products;
 use super::recorded::{Training, recorded};
 use crate::config::Memory;
 use crate::error::Failure;
@@ -136,7 +137,8 @@ impl Llama {
 
     /// Logits `[.., vocab]` of hidden states `[.., hidden]`.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        hidden.linear(self.head_weight(), None::<&Tensor>)
+        let ours = if grad_enabled() { None } else { products::product(hidden, self.head_weight()) };
+        ours.unwrap_or_else(|| hidden.linear(self.head_weight(), None::<&Tensor>))
     }
 
     /// The weight of the output head, `[vocab, hidden]`.

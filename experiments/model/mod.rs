@@ -26,6 +26,7 @@ mod pass;
 pub mod peft;
 mod pieces;
 mod positions;
+pub(crate) mod products;
 mod recorded;
 mod rotation;
 mod sampler;

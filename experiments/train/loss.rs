@@ -16,7 +16,7 @@ use torch_ext::fused::{Use, told};
 use torch_ext::host::contiguous_mut;
 
 use crate::error::Failure;
-use crate::model::Llama;
+use crate::model::{Llama, products};
 
 /// Targets that are not counted.
 pub const UNCOUNTED: i64 = -100;
@@ -170,19 +170,19 @@ fn by_pieces(
     for start in (0..count).step_by(rows as usize) {
         let size = rows.min(count - start);
         let part = hidden.narrow(0, start, size);
-        let logits = part.f_mm_out(&space.narrow(0, 0, size), &head.f_tr()?)?; // [size, vocab]
+        let mut logits = space.narrow(0, 0, size); // [size, vocab]
+        products::forward(&part, head, &mut logits)?;
         let (sum, gradient) = scored(logits, &tokens.part(start, size), by_hidden || by_head)?;
         loss = loss.f_add_(&sum)?;
         let Some(gradient) = gradient else { continue };
         if let Some(d_hidden) = &d_hidden {
-            let _ = gradient.f_mm_out(&d_hidden.narrow(0, start, size), head)?;
+            products::pulled(&gradient, head, &mut d_hidden.narrow(0, start, size), false)?;
         }
         if let Some(d_head) = &mut d_head {
-            let transposed = gradient.f_tr()?;
-            let _ = match d_head.kind() == gradient.kind() {
-                true => d_head.f_addmm_(&transposed, &part)?,
-                false => d_head.f_add_(&transposed.f_mm(&part)?)?,
-            };
+            match d_head.kind() == gradient.kind() {
+                true => products::gathered(&gradient, &part, d_head, true)?,
+                false => *d_head = d_head.f_add_(&gradient.f_tr()?.f_mm(&part)?)?,
+            }
         }
     }
     let d_head = d_head.map(|d_head| d_head.f_to_kind(head.kind())).transpose()?;
