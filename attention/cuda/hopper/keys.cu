@@ -14,8 +14,9 @@
 #define DQ_COLUMN(group) (TILE_M == 128 ? 0 : 64 * (group))
 #define DQ_BYTES (2 * BOX_BYTES(64))
 
-// Whether dv is under way before the gradients of scores are waited for; at head size 64 registers hold larger tiles.
-#define EARLY_DV (HEAD_DIM == 128)
+// Whether dk of a step is under way until scores of the next are, too; with a cap there are too few registers. The product of
+// the gradients comes after it, whose registers hold its left factor.
+#define LATE_DK (SCORES != CAPPED)
 
 #define CONSUMERS_BARRIER 1
 
@@ -68,7 +69,6 @@ struct Steps {
         int last_query = mask.last_query(first_key, min_(first_key + TILE_N, launch.p.key_len));
         letters.write(5, (last_query + TILE_M - 1) / TILE_M);
     }
-    MEMBER bool any() const { return first_tile() < end_tile(); }
     // Calls `work` with head and tile of each.
     template <class Work> MEMBER void each(Work work) const {
         UNROLL_BY(1) for (int head = first_head(); head < end_head(); head++)
@@ -95,18 +95,15 @@ DEVICE void dispatch(const Launch &launch) {
 DEVICE void produce(const Launch &launch) {
     const Params &p = launch.p;
     Ring<STAGES> ring = {0};
-    u32 kv_parity = 0;
     Steps steps = Steps::of();
     for (; steps.letters.receive(), steps.first_key() >= 0; steps.letters.finish(), steps.letters.next()) {
-        if (!steps.any()) continue;
         auto bring = [&](const TensorMap &map, u32 to, int rows, u32 full, int row, int head) {
             UNROLL for (int box = 0; box < BOXES; box++)
                 tensor_load(shared_address(to + box * BOX_BYTES(rows)), map, shared_address(full), 64 * box, row, head,
                             steps.batch());
         };
         int key_head = steps.first_head() / launch.group;
-        mbarrier_wait(shared_address(KV_EMPTY), kv_parity ^ 1);
-        kv_parity ^= 1;
+        mbarrier_wait(shared_address(KV_EMPTY), steps.letters.ring.count % 2 ^ 1);
         mbarrier_expect(shared_address(KV_FULL), 2 * TILE_BYTES(TILE_N));
         bring(launch.k, K_TILE, TILE_N, KV_FULL, steps.first_key(), key_head);
         bring(launch.v, V_TILE, TILE_N, KV_FULL, steps.first_key(), key_head);
@@ -278,7 +275,6 @@ DEVICE void consume(const Launch &launch, int group) {
     const Params &p = launch.p;
     int lane = thread_index() % 32;
     Ring<STAGES> ring = {0};
-    u32 kv_parity = 0, dq_parity = 1;
     auto arrive = [&](u32 mbarrier) {
         warp_barrier();
         if (lane == 0) mbarrier_arrive(shared_address(mbarrier));
@@ -290,72 +286,77 @@ DEVICE void consume(const Launch &launch, int group) {
         SumTile dk, dv;
         clear(dk);
         clear(dv);
-        if (steps.any()) {
-            mbarrier_wait(shared_address(KV_FULL), kv_parity);
-            kv_parity ^= 1;
-            u64 k = descriptor(shared_address(K_TILE + group * BOX_BYTES(64)), 0);
-            u64 v = descriptor(shared_address(V_TILE + group * BOX_BYTES(64)), 0);
-            u64 k_columns = descriptor(shared_address(K_TILE + DQ_COLUMN(group) / 64 * BOX_BYTES(TILE_N)), 0);
-            steps.each([&](int head, int tile) {
-                u32 stage = ring.stage();
-                Scores how = Scores::of(p, head);
-                u32 q_tile = shared_address(Q_TILES + stage * TILE_BYTES(TILE_M));
-                u32 g_tile = shared_address(G_TILES + stage * TILE_BYTES(TILE_M));
-                // The parity of dq is that of the step, too; a buffer is written again two barriers later.
-                u32 ds_tile = shared_address(DS_TILES + dq_parity * DS_BYTES);
-                ScoreTile scores, gradients;
-                Factor weights, factor;
-                auto start_values = [&] {
-                    hold(dv);
-                    start_sum(dv, weights, descriptor(g_tile, BOX_BYTES(TILE_M)));
-                };
-                mbarrier_wait(shared_address(Q_FULL(stage)), ring.parity());
-                start_products(scores, k, descriptor(q_tile, 0));
-                mbarrier_wait(shared_address(G_FULL(stage)), ring.parity());
-                start_products(gradients, v, descriptor(g_tile, 0));
+        mbarrier_wait(shared_address(KV_FULL), steps.letters.ring.count % 2);
+        u64 k = descriptor(shared_address(K_TILE + group * BOX_BYTES(64)), 0);
+        u64 v = descriptor(shared_address(V_TILE + group * BOX_BYTES(64)), 0);
+        u64 k_columns = descriptor(shared_address(K_TILE + DQ_COLUMN(group) / 64 * BOX_BYTES(TILE_N)), 0);
+        // Of dk, whose product may go on into the next step.
+        Factor factor;
+        steps.each([&](int head, int tile) {
+            u32 stage = ring.stage();
+            Scores how = Scores::of(p, head);
+            u32 q_tile = shared_address(Q_TILES + stage * TILE_BYTES(TILE_M));
+            u32 g_tile = shared_address(G_TILES + stage * TILE_BYTES(TILE_M));
+            // The parity of dq is that of the step, too; a buffer is written again two barriers later.
+            u32 dq_parity = ring.count % 2 ^ 1;
+            u32 ds_tile = shared_address(DS_TILES + dq_parity * DS_BYTES);
+            ScoreTile scores, gradients;
+            Factor weights;
+            mbarrier_wait(shared_address(Q_FULL(stage)), ring.parity());
+            start_products(scores, k, descriptor(q_tile, 0));
+            if (LATE_DK) {
+                // That of the step before is done, which may be another piece's.
                 wgmma_wait<1>();
-                hold(scores);
-                weigh(scores, weights, how, mask, columns, tile * TILE_M, shared_address(LSE(stage)));
-                // Something is under way while gradients of scores become factors, too.
-                if (EARLY_DV) start_values();
-                // This one is over. It ends a basic block: the assembler moves exponentials behind a wait for products that
-                // follows in the same one, and nothing would be under way while they are computed.
-                else mbarrier_wait(shared_address(G_FULL(stage)), ring.parity());
-                wgmma_wait<EARLY_DV>();
-                hold(gradients);
-                UNROLL for (int n = 0; n < QUERY_BLOCKS; n++) {
-                    float delta[2];
-                    load_shared_floats(shared_address(DELTA(stage)) + 4 * (8 * n + lane % 4 * 2), delta[0], delta[1]);
-                    UNROLL for (int half = 0; half < 2; half++) {
-                        float first = scores[n][2 * half] * (gradients[n][2 * half] - delta[0]);
-                        float second = scores[n][2 * half + 1] * (gradients[n][2 * half + 1] - delta[1]);
-                        factor[n / 2][n % 2 * 2 + half] = pack(first, second);
-                    }
-                }
-                store_factor<TILE_N>(ds_tile, 64 * group, factor);
-                async_fence();
-                if (!EARLY_DV) start_values();
-                group_barrier(CONSUMERS_BARRIER, 2 * WARPGROUP);
-                float dq[8][4];
-                start_queries(dq, descriptor(ds_tile + DQ_QUERY(group) / 64 * BOX_BYTES(TILE_N), 0), k_columns);
                 hold(dk);
-                start_sum(dk, factor, descriptor(q_tile, BOX_BYTES(TILE_M)));
-                wgmma_wait<1>();
-                hold(dv);
-                hold(dq);
-                arrive(G_EMPTY(stage));
-                mbarrier_wait(shared_address(DQ_EMPTY(group)), dq_parity);
-                store_floats(shared_address(DQ_TILE(group)), dq);
-                async_fence();
-                arrive(DQ_FULL(group));
-                dq_parity ^= 1;
+                if (ring.count > 0) arrive(Q_EMPTY(ring.stage_before()));
+            }
+            mbarrier_wait(shared_address(G_FULL(stage)), ring.parity());
+            start_products(gradients, v, descriptor(g_tile, 0));
+            wgmma_wait<1>();
+            hold(scores);
+            weigh(scores, weights, how, mask, columns, tile * TILE_M, shared_address(LSE(stage)));
+            // Something is under way while gradients of scores become factors, too. It needs all weights: the assembler moves
+            // exponentials that nothing needs behind the next wait, when nothing would be under way while they are computed.
+            hold(dv);
+            start_sum(dv, weights, descriptor(g_tile, BOX_BYTES(TILE_M)));
+            wgmma_wait<1>();
+            hold(gradients);
+            UNROLL for (int n = 0; n < QUERY_BLOCKS; n++) {
+                float delta[2];
+                load_shared_floats(shared_address(DELTA(stage)) + 4 * (8 * n + lane % 4 * 2), delta[0], delta[1]);
+                UNROLL for (int half = 0; half < 2; half++) {
+                    float first = scores[n][2 * half] * (gradients[n][2 * half] - delta[0]);
+                    float second = scores[n][2 * half + 1] * (gradients[n][2 * half + 1] - delta[1]);
+                    factor[n / 2][n % 2 * 2 + half] = pack(first, second);
+                }
+            }
+            store_factor<TILE_N>(ds_tile, 64 * group, factor);
+            async_fence();
+            group_barrier(CONSUMERS_BARRIER, 2 * WARPGROUP);
+            float dq[8][4];
+            start_queries(dq, descriptor(ds_tile + DQ_QUERY(group) / 64 * BOX_BYTES(TILE_N), 0), k_columns);
+            hold(dk);
+            start_sum(dk, factor, descriptor(q_tile, BOX_BYTES(TILE_M)));
+            wgmma_wait<1>();
+            hold(dv);
+            hold(dq);
+            arrive(G_EMPTY(stage));
+            mbarrier_wait(shared_address(DQ_EMPTY(group)), dq_parity);
+            store_floats(shared_address(DQ_TILE(group)), dq);
+            async_fence();
+            arrive(DQ_FULL(group));
+            if (!LATE_DK) {
                 wgmma_wait<0>();
                 hold(dk);
                 arrive(Q_EMPTY(stage));
-                ring.advance();
-            });
-            arrive(KV_EMPTY);
+            }
+            ring.advance();
+        });
+        if (LATE_DK) {
+            wgmma_wait<0>();
+            hold(dk);
         }
+        arrive(KV_EMPTY);
         int batch = steps.batch(), head = steps.first_head() / launch.group;
         warp_barrier();
         if (lane == 0) steps.letters.finish();

@@ -24,6 +24,7 @@ DEVICE u64 rows_on(u64 tile, int step) { return tile + (step * 16 * 128 >> 4); }
 template <int LENGTH> struct Ring {
     u32 count;
     MEMBER u32 stage() const { return count % LENGTH; }
+    MEMBER u32 stage_before() const { return (count - 1) % LENGTH; }
     MEMBER u32 parity() const { return count / LENGTH % 2; }
     MEMBER void advance() { count++; }
 };

@@ -36,10 +36,13 @@ const LETTERS_BYTES: usize = 2 * (4 * 8 + 16);
 /// Bytes of an mbarrier.
 const MBARRIER: usize = 8;
 
-/// Definitions that every kernel of this generation has. Registers of a thread that moves data and of one that computes: with
-/// those of three warpgroups at entry, 168 each, they are as many as there are.
-pub(super) const DEFINES: [(&str, usize); 4] =
-    [("STAGES", STAGES), ("CONSUMERS", CONSUMERS), ("PRODUCER_REGISTERS", 40), ("CONSUMER_REGISTERS", 232)];
+/// Definitions that a kernel of this generation has beside those of every kernel. Registers of a thread that moves data and of
+/// one that computes are, with those of three warpgroups at entry, 168 each, no more than there are.
+pub(super) fn defines(spec: Spec) -> [(&'static str, usize); 4] {
+    // With a cap the assembler fits the kernel of the keys into 232 and spills where it may take 240.
+    let computing = if (spec.pass, spec.scores) == (Pass::Keys, Scores::Capped) { 232 } else { 240 };
+    [("STAGES", STAGES), ("CONSUMERS", CONSUMERS), ("PRODUCER_REGISTERS", 24), ("CONSUMER_REGISTERS", computing)]
+}
 
 /// The head size that kernels are made for which holds `head_dim`; none if there is none.
 #[must_use]
@@ -106,8 +109,6 @@ pub(super) fn exponentials_under_way(kernel: &Kernel) -> usize {
     let each = if kernel.spec.scores == Scores::Capped { 3 } else { 1 };
     match kernel.spec.pass {
         Pass::Forward => 2 * each * kernel.key_tile / 2 * 7 / 8,
-        // At head size 64 the assembler keeps a good half.
-        Pass::Keys if kernel.spec.head_dim == 64 => each * kernel.query_tile / 4,
         Pass::Keys => each * kernel.query_tile / 2 * 7 / 8,
         _ => 0,
     }

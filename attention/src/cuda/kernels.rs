@@ -340,7 +340,7 @@ impl Kernel {
         ];
         match self.spec.generation {
             Generation::First => defines.push(("STEP_UNROLL", self.step_unroll())),
-            Generation::Second => defines.extend(hopper::DEFINES),
+            Generation::Second => defines.extend(hopper::defines(self.spec)),
         }
         defines
     }
