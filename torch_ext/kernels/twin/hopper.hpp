@@ -5,9 +5,16 @@
 // warpgroup is carried out when it is waited for: until then its sums are NaN, and neither they nor what it reads, registers
 // or shared memory, may have changed. What threads wrote to shared memory is seen by products and copies only after
 // async_fence().
+//
+// What the copy engine adds to global memory is there for other blocks only where the PTX ISA says so ("Memory Consistency
+// Model"): its thread has waited for it, not just for its reading (bulk_wait), has put it before what follows outside of
+// the copy engine (global_async_fence), and has released; the other has acquired at the same place and has put that before
+// what it asks of the copy engine. Until then a sum may come whenever the seed says, some not before the last block is done. What
+// threads themselves write to global memory is seen by all at once: no kernel reads what another block has stored.
 #pragma once
 
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "primitives.hpp"
@@ -60,6 +67,18 @@ struct Warp {
     bool fenced;
 };
 
+// What the copy engine adds to global memory, from when it has been read on, and who is to find it there: nobody yet, its thread
+// in the copy engine's own order, its thread in every order, or whoever acquires at `released_at`.
+enum Found { NOWHERE, BY_ENGINE, BY_THREAD, RELEASED };
+struct Sum {
+    Transfer it;
+    const Block *by; // Null if that block is done.
+    Found found;
+    const int *released_at;
+    bool is_late; // Comes when it must, not before.
+};
+std::vector<Sum> sums;
+
 struct More {
     std::map<u32, Mbarrier> mbarriers;
     std::vector<Transfer> transfers;
@@ -67,6 +86,8 @@ struct More {
     // Words of shared memory that threads wrote and neither the copy engine nor wgmma sees yet, and by thread.
     std::vector<unsigned char> unseen;
     std::vector<std::vector<u32>> written;
+    // By thread: where it has acquired since its last fence between the copy engine and the rest.
+    std::vector<std::vector<const int *>> acquired;
     // In some blocks copies end by and by, in some only when nobody can go on, one at a time.
     bool copies_are_late;
 };
@@ -147,6 +168,45 @@ void read_box(Transfer &it) {
     it.was_read = true;
 }
 
+// What was read of a box goes to global memory.
+void to_global(const Transfer &it) {
+    each_piece(it, [&](unsigned char *to, u32 from, u32 bytes) {
+        // Taken from the copy, whose bytes are where those of the box were.
+        const unsigned char *piece = it.read.data() + (from - it.shared_at);
+        if (bytes) check_global(to, bytes, 8);
+        if (it.way == TO_GLOBAL) memcpy(to, piece, bytes);
+        else
+            for (u32 i = 0; i < bytes; i += 4) {
+                float sum, more;
+                memcpy(&sum, to + i, 4);
+                memcpy(&more, piece + i, 4);
+                sum += more;
+                memcpy(to + i, &sum, 4);
+            }
+    });
+}
+
+// ---- sums between blocks ----
+
+// Those that `which` picks come, in any order.
+template <class Which> void add_those(Which which) {
+    std::vector<Sum> picked, left;
+    for (Sum &sum : sums) (which(sum) ? picked : left).push_back(std::move(sum));
+    sums = std::move(left);
+    for (; !picked.empty(); picked.pop_back()) {
+        std::swap(picked[random_below((u32)picked.size())], picked.back());
+        to_global(picked.back().it);
+    }
+}
+// Sums of the running thread that have come as far as `from`, and of them those asked for before its open group, come to `to`.
+void find_mine(Found from, Found to, const int *released_at) {
+    for (Sum &sum : sums) {
+        if (sum.by != block || sum.it.lane != current->index || sum.it.group >= current->group || sum.found != from) continue;
+        sum.found = to;
+        sum.released_at = released_at;
+    }
+}
+
 void end_transfer(Transfer &it) {
     if (it.way == TO_SHARED) {
         if (it.bytes) {
@@ -163,20 +223,8 @@ void end_transfer(Transfer &it) {
         return;
     }
     read_box(it);
-    each_piece(it, [&](unsigned char *to, u32 from, u32 bytes) {
-        // Taken from the copy, whose bytes are where those of the box were.
-        const unsigned char *piece = it.read.data() + (from - it.shared_at);
-        if (bytes) check_global(to, bytes, 8);
-        if (it.way == TO_GLOBAL) memcpy(to, piece, bytes);
-        else
-            for (u32 i = 0; i < bytes; i += 4) {
-                float sum, more;
-                memcpy(&sum, to + i, 4);
-                memcpy(&more, piece + i, 4);
-                sum += more;
-                memcpy(to + i, &sum, 4);
-            }
-    });
+    if (it.way == ADDED) sums.push_back({it, block, NOWHERE, nullptr, random_below(2) == 0});
+    else to_global(it);
 }
 
 void start_load(Transfer it) {
@@ -347,6 +395,7 @@ void start_block_more() {
     more->transfers.clear();
     more->unseen.assign(shared_size / 4 + 1, 0);
     more->written.assign(lane_count, {});
+    more->acquired.assign(lane_count, {});
     for (Warp &warp : more->warps) warp = {};
     more->copies_are_late = random_below(2);
 }
@@ -358,6 +407,11 @@ void end_block_more() {
         if (it.way == TO_SHARED || !it.was_read) fail("a copy from or to shared memory is under way at the end");
         end_transfer(it);
     }
+    for (Sum &sum : sums)
+        if (sum.by == block) sum.by = nullptr;
+}
+void end_grid_more() {
+    add_those([](const Sum &) { return true; });
 }
 
 bool end_some_transfers(bool stuck) {
@@ -391,6 +445,7 @@ bool settle_more(bool stuck) {
         moved = true;
     }
     moved |= end_some_transfers(stuck);
+    if (!sums.empty()) add_those([](const Sum &sum) { return !sum.is_late && random_below(4) == 0; });
     for (int i = 0; i < lane_count; i++) {
         if (lanes[i]->state == AT_MBARRIER && is_over(lanes[i]->mbarrier, lanes[i]->parity)) {
             lanes[i]->state = READY;
@@ -411,6 +466,7 @@ void await(bool read_only) {
             more->transfers.erase(more->transfers.begin() + i);
         } else i++;
     }
+    if (!read_only) find_mine(NOWHERE, BY_ENGINE, nullptr);
 }
 
 } // namespace twin
@@ -494,12 +550,29 @@ template <bool ADD, bool B_TURNED, int N> DEVICE void multiply_registers(float (
     ask_product(&d[0][0], N, a, 0, b, ADD, false, B_TURNED);
 }
 
-DEVICE int load_acquire(const int *from) {
+// The last two are for planted bugs.
+DEVICE int load_relaxed(const int *from) {
     twin::wait_as(twin::SPINNING);
     return load_int(from);
 }
-DEVICE void add_release(int *to, int value) { store_global(to, load_int(to) + value); }
-DEVICE void global_async_fence() {}
+DEVICE void add_relaxed(int *to, int value) { store_global(to, load_int(to) + value); }
+DEVICE int load_acquire(const int *from) {
+    std::vector<const int *> &places = twin::more->acquired[thread_index()];
+    int value = load_relaxed(from);
+    if (places.empty() || places.back() != from) places.push_back(from);
+    return value;
+}
+DEVICE void add_release(int *to, int value) {
+    twin::find_mine(twin::BY_THREAD, twin::RELEASED, to);
+    add_relaxed(to, value);
+}
+DEVICE void global_async_fence() {
+    twin::find_mine(twin::BY_ENGINE, twin::BY_THREAD, nullptr);
+    std::vector<const int *> &places = twin::more->acquired[thread_index()];
+    for (const int *place : places)
+        twin::add_those([&](const twin::Sum &sum) { return sum.found == twin::RELEASED && sum.released_at == place; });
+    places.clear();
+}
 
 DEVICE void store_shared_floats(u32 address, float first, float second) {
     if (address % 8) twin::fail("a shared access of 8 bytes at %u is misaligned", address);

@@ -248,6 +248,7 @@ void carry_out_more(Lane **warp);
 bool settle_more(bool stuck);
 void start_block_more();
 void end_block_more();
+void end_grid_more();
 void wrote_shared(u32 at, u32 size);
 
 void carry_out(Lane **warp) {
@@ -475,6 +476,7 @@ void run_grid(void (*kernel)(), int threads, u32 seed, u32 at_once) {
             describe_hanging();
         }
     }
+    end_grid_more();
 }
 
 } // namespace twin

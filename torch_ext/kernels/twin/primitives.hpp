@@ -211,5 +211,6 @@ void twin::carry_out_more(Lane **) { fail("a warp does nothing together"); }
 bool twin::settle_more(bool) { return false; }
 void twin::start_block_more() {}
 void twin::end_block_more() {}
+void twin::end_grid_more() {}
 void twin::wrote_shared(u32, u32) {}
 #endif
