@@ -8,7 +8,7 @@ use crate::error::Failure;
 use crate::json::read_capped;
 
 /// Name and text of every built-in file.
-const BUILT_IN: [(&str, &str); 20] = [
+const BUILT_IN: [(&str, &str); 22] = [
     ("base", include_str!("recipes/base.toml")),
     ("extend-4x", include_str!("recipes/extend-4x.toml")),
     ("llongma-2-7b-16k", include_str!("recipes/llongma-2-7b-16k.toml")),
@@ -27,6 +27,8 @@ const BUILT_IN: [(&str, &str); 20] = [
     ("demo-8x", include_str!("recipes/demo-8x.toml")),
     ("methods", include_str!("recipes/methods.toml")),
     ("smollm2-zero-shot", include_str!("recipes/smollm2-zero-shot.toml")),
+    ("smollm2-16k-pose", include_str!("recipes/smollm2-16k-pose.toml")),
+    ("smollm2-135m-16k", include_str!("recipes/smollm2-135m-16k.toml")),
     ("smollm2-32k", include_str!("recipes/smollm2-32k.toml")),
     ("smollm2-135m-32k", include_str!("recipes/smollm2-135m-32k.toml")),
 ];
