@@ -91,6 +91,8 @@ fn shrunken(recipe: &Recipe, model: &Path, text: &Path) -> Vec<String> {
         let length = small_length(recipe, stage);
         let small = [("length", length), ("batch", passes), ("micro_batch", 1), ("steps", 2)];
         settings.extend(small.map(|(key, value)| format!("stage.{index}.{key}={value}")));
+        let skipping = stage.skip_positions.map(|_| format!("stage.{index}.skip_positions.target={}", 2 * length));
+        settings.extend(skipping);
     }
     for key in ["mlp_tokens", "loss_tokens"] {
         let now = if key == "mlp_tokens" { recipe.memory.mlp_tokens } else { recipe.memory.loss_tokens };

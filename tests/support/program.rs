@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// After this a child is killed and its test fails: nothing here takes a tenth of it on two busy cores.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// How a run of the program ended.
 pub(crate) struct Ran {
