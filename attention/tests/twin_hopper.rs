@@ -106,7 +106,7 @@ const MUTATIONS: [Mutation; 32] = [
     bug("hopper/keys.cu", "mask.before(query, columns.key + 8 * (i / 2)) |", ""),
     bug("hopper/keys.cu", "min_(mask.sinks, end - 1)", "group_first"),
     // Turns and sums.
-    bug("hopper/keys.cu", "mine + 1 - min_(sink_tiles(p, TILE_N), mine)", "1"),
+    bug("hopper/launch.cuh", "tile + 1 - min_((p.sinks + KEYS - 1) / KEYS, tile)", "1"),
     bug("hopper/prepare.cu", "{0, 0, 0, 0}", "{0x3f800000, 0, 0, 0}"),
 ];
 

@@ -19,8 +19,12 @@ fn forward() -> Kernel {
 fn program(text: &str) -> Program {
     let kernel = forward();
     let parts = kernel.parts();
-    let mut parts: Vec<(&str, String)> =
-        parts[1..parts.len() - 1].iter().map(|(file, text)| (*file, (*text).to_owned())).collect();
+    beside(&kernel, &parts[..parts.len() - 1], text)
+}
+
+/// A probe beside some parts of a kernel.
+fn beside(kernel: &Kernel, parts: &[(&'static str, &'static str)], text: &str) -> Program {
+    let mut parts: Vec<(&str, String)> = parts[1..].iter().map(|(file, text)| (*file, (*text).to_owned())).collect();
     parts.push(("probe.cu", text.to_owned()));
     compile(&parts, "probe", &kernel.options())
 }
@@ -197,6 +201,73 @@ fn every_piece_is_given_out_once_and_the_first_tiles_of_a_section_come_first() {
         let tile_of_section = |&at: &i32| (at / tiles / section, at % tiles);
         assert!(order.iter().map(tile_of_section).is_sorted(), "{section} {blocks}: {order:?}");
     }
+}
+
+/// Tiles of keys in the order in which turns give them out: how many come to a tile of queries when it is not their turn, and how
+/// often any comes.
+const TURNS: &str = r"
+KERNEL(32, 1) probe(GRID_CONSTANT const Launch launch) {
+    if (thread_index() != 0) return;
+    const Params &p = launch.p;
+    Mask mask = Mask::of(p, 0);
+    for (int query = 0; query < p.padded_query_len; query += TILE_M) {
+        Turns turns = Turns::of<TILE_M, TILE_N>(mask, query);
+        store_word(launch.turns + query / TILE_M * 2, turns.next);
+        store_word(launch.turns + query / TILE_M * 2 + 1, turns.first);
+    }
+    u32 untimely = 0, count = 0;
+    Steps steps = Steps::of();
+    for (int tile = 0; tile < launch.tiles; tile++) {
+        steps.write(launch, {tile, 0, 0});
+        steps.each([&](int head, int query_tile) {
+            int *turn = launch.turns + 2 * turn_of(p, TILE_M, head, 0, query_tile), mine = steps.first_key() / TILE_N;
+            untimely += load_int(turn) != -mine;
+            store_word(turn, load_int(turn) + Turns::rise<TILE_N>(p, mine, load_int(turn + 1)));
+            count++;
+        });
+    }
+    store_word(p.dq, untimely);
+    store_word((u32 *)p.dq + 1, count);
+}
+";
+
+#[test]
+fn every_tile_of_keys_that_adds_to_a_tile_of_queries_has_its_turn_when_those_before_it_had() {
+    let kernel = kernel(Spec { pass: Pass::Keys, ..forward().spec }).unwrap();
+    let program = beside(&kernel, &kernel.parts(), TURNS);
+    let mut visits = 0;
+    let mut check = |p: Params, starts: &[i32]| {
+        let words = |numbers: &[i32]| numbers.iter().flat_map(|x| x.to_ne_bytes()).collect::<Vec<u8>>();
+        let padded_query_len = (p.query_len + 127) / 128 * 128;
+        let mut buffers = vec![vec![0; 8], words(starts), words(&[0, starts.len() as i32])];
+        buffers.push(vec![0xff; 8 * padded_query_len as usize / 64]);
+        let tables = if starts.is_empty() { [0, 0] } else { [2, 3] };
+        let p = Params { dq: 1, starts: tables[0], start_offsets: tables[1], padded_query_len, ..p };
+        let p = Params { batch: 1, query_heads: 1, key_heads: 1, head_dim: 128, ..p };
+        let told = Told::of(&kernel, &p, 4, |_| Ok::<_, ()>(TensorMap::default())).unwrap();
+        let (grid, buffers) = ([1, 1, 1], &mut buffers);
+        let shared_bytes = kernel.shared_bytes;
+        program.run(Launch { grid, threads: 32, shared_bytes, seed: 1, at_once: 1, params: &told, buffers }).unwrap();
+        let found = [0, 4].map(|at| u32::from_ne_bytes(buffers[0][at..at + 4].try_into().unwrap()));
+        assert_eq!(found[0], 0, "{p:?} {starts:?}");
+        visits += found[1];
+    };
+    for (query_len, key_len) in [(1, 1), (300, 420), (420, 300), (1, 900), (1000, 1000), (129, 1025)] {
+        for offset in [key_len - query_len, 0, -70, 37] {
+            let free = Params { query_len, key_len, offset, window: 1 << 29, ..Params::default() };
+            check(free, &[]);
+            let ordered = Params { ordered: 1, ..free };
+            check(ordered, &[]);
+            check(ordered, &[0]);
+            check(ordered, &[0, 17, 128, 130, 260]);
+            for window in [1, 20, 200, 500] {
+                for sinks in [0, 1, 128, 300] {
+                    check(Params { window, sinks, ..ordered }, &[]);
+                }
+            }
+        }
+    }
+    assert!(visits > 1000, "{visits}");
 }
 
 /// Tiles of 16 keys that 32 queries see all of, by their numbers and one by one: how many differ, and how many there are.

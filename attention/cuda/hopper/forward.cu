@@ -264,10 +264,11 @@ DEVICE void consume(const Launch &launch, int group) {
                 finish_scores(scores, how, mask, rows, tiles.key(n), masked);
                 bool raised = softmax.raise(scores, shrink, how.factor, masked);
                 softmax.weigh(scores, how.factor, masked);
-                // Waiting for keys here ends a basic block: the assembler moves exponentials behind a wait for products
-                // that follows in the same one, and nothing would be under way while they are computed.
-                hold(scores);
-                if (n + 1 < tiles.count) k = keys();
+                // Sums of weights are never negative, which the assembler does not know: whether there are more keys to be
+                // waited for hangs on every exponential. Else it moves them behind the wait for products that follows, and
+                // nothing would be under way while they are computed.
+                int never = softmax.sum[0] + softmax.sum[1] < 0.0f;
+                if (n + 1 < tiles.count - never) k = keys();
                 wgmma_wait<0>();
                 hold(output);
                 release_values();

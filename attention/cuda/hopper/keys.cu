@@ -66,7 +66,9 @@ struct Steps {
         letters.write(2, piece.head * launch.group);
         letters.write(3, (piece.head + 1) * launch.group);
         letters.write(4, mask.first_query(first_key) / TILE_M);
-        int last_query = mask.last_query(first_key, min_(first_key + TILE_N, launch.p.key_len));
+        // To the end of the tile, where keys may have ended before: turns count tiles, too, and a tile that did not come would be
+        // waited for.
+        int last_query = mask.last_query(first_key, first_key + TILE_N);
         letters.write(5, (last_query + TILE_M - 1) / TILE_M);
     }
     // Calls `work` with head and tile of each.
@@ -136,8 +138,7 @@ DEVICE void add_up(const Launch &launch) {
                 int mine = steps.first_key() / TILE_N;
                 while (load_acquire(turn()) != -mine) continue;
                 global_async_fence();
-                // After the first tile of keys that is no tile of sinks come those with sinks.
-                passed_on = mine == load_int(turn() + 1) ? mine + 1 - min_(sink_tiles(p, TILE_N), mine) : 1;
+                passed_on = Turns::rise<TILE_N>(p, mine, load_int(turn() + 1));
             }
             UNROLL_BY(1) for (int group = 0; group < 2; group++) {
                 mbarrier_wait(shared_address(DQ_FULL(group)), parity);

@@ -67,4 +67,16 @@ struct Letters {
 DEVICE u32 turn_of(const Params &p, u32 tile_size, int head, int batch, int tile) {
     return (batch * p.query_heads + head) * (p.padded_query_len / tile_size) + tile;
 }
-DEVICE int sink_tiles(const Params &p, int tile_size) { return (p.sinks + tile_size - 1) / tile_size; }
+struct Turns {
+    int next, first;
+
+    // Before anyone has added to a tile of QUERIES from `query` on.
+    template <int QUERIES, int KEYS> DEVICE Turns of(const Mask &mask, int query) {
+        KeyTiles<KEYS> tiles = KeyTiles<KEYS>::of(mask, query, query + QUERIES);
+        return {tiles.count > 0 ? -(tiles.key(tiles.count - 1) / KEYS) : 0, tiles.first};
+    }
+    // How far the tile of KEYS whose turn it was has the first number rise: after the first without sinks come those with sinks.
+    template <int KEYS> DEVICE int rise(const Params &p, int tile, int first) {
+        return tile == first ? tile + 1 - min_((p.sinks + KEYS - 1) / KEYS, tile) : 1;
+    }
+};

@@ -27,9 +27,9 @@ KERNEL(32 * WARPS, MIN_BLOCKS) attention_prepare(GRID_CONSTANT const Launch laun
     store_float((float *)p.lse_log2 + at, lse == -infinity() ? infinity() : lse * LOG2_E);
     if (launch.turns && query % TILE_M == 0) {
         Mask mask = Mask::of(p, batch);
-        KeyTiles<TILE_N> tiles = KeyTiles<TILE_N>::of(mask, query, query + TILE_M);
+        Turns turns = Turns::of<TILE_M, TILE_N>(mask, query);
         u32 *turn = (u32 *)launch.turns + 2 * turn_of(p, TILE_M, head, batch, query / TILE_M);
-        store_word(turn, tiles.count > 0 ? -(tiles.key(tiles.count - 1) / TILE_N) : 0);
-        store_word(turn + 1, tiles.first);
+        store_word(turn, turns.next);
+        store_word(turn + 1, turns.first);
     }
 }

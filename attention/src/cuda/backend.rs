@@ -303,12 +303,19 @@ impl<'a> Job<'a> {
         let shared_bytes = u32::try_from(kernel.shared_bytes).unwrap_or(u32::MAX);
         let launch = |grid| Launch { grid, block: [kernel.threads(), 1, 1], shared_bytes };
         if self.generation == Generation::Second {
-            let encode = |tiled: &hopper::Tiled| encoded(tiled, self.dtype);
+            let encode = |tiled: &hopper::Tiled| encoded(tiled, self.dtype, self.on);
             let told =
                 hopper::Launch::of(&kernel, params, turns, encode).map_err(|source| failed(self.problem, source))?;
-            let grid = told.grid(&kernel, self.on.multiprocessors());
+            let launch = launch(told.grid(&kernel, self.on.multiprocessors()));
             // SAFETY: as below; the function takes `hopper::Launch`, whose descriptors are of the tensors of `params`.
-            return unsafe { code.launch(&launch(grid), &told) }.map_err(|source| failed(self.problem, source));
+            let answer = unsafe {
+                if told.blocks_wait(&kernel) {
+                    code.launch_together(&launch, &told)
+                } else {
+                    code.launch(&launch, &told)
+                }
+            };
+            return answer.map_err(|source| failed(self.problem, source));
         }
         // SAFETY: the function takes `Params`, whose layout a test compares with the text of the kernels. Its addresses
         // are of tensors on this device of the shapes, types and strides that it is told, and allocated on the current
@@ -322,7 +329,7 @@ impl<'a> Job<'a> {
 }
 
 /// A descriptor for the copy engine, by the driver.
-fn encoded(tiled: &hopper::Tiled, dtype: DType) -> Result<hopper::TensorMap, CudaError> {
+fn encoded(tiled: &hopper::Tiled, dtype: DType, on: &cuda::Device) -> Result<hopper::TensorMap, CudaError> {
     let element = match (tiled.element_bytes, dtype) {
         (4, _) => MapElement::F32,
         (_, DType::F16) => MapElement::F16,
@@ -330,7 +337,7 @@ fn encoded(tiled: &hopper::Tiled, dtype: DType) -> Result<hopper::TensorMap, Cud
     };
     let box_dims = [tiled.columns(), tiled.rows];
     let tensor = TiledTensor { address: tiled.address, element, dims: tiled.dims, strides: tiled.strides, box_dims };
-    tensor.encoded().map(hopper::TensorMap)
+    tensor.encoded(on).map(hopper::TensorMap)
 }
 
 fn failed(problem: &AttnProblem, source: CudaError) -> AttnError {

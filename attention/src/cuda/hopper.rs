@@ -3,7 +3,7 @@
 //!
 //! | kernel | a block holds | walks over | adds |
 //! |---|---|---|---|
-//! | forward | 128 queries, 64 for each of two warpgroups | 128 keys, two tiles deep | |
+//! | forward | 64 queries for each of two warpgroups, of three at head size 64 | 128 keys, two tiles deep | |
 //! | prepare | 8 queries | - | as in generation 1; zeros for dq, turns |
 //! | keys | 128 keys, 64 for each of two warpgroups | 64 queries (128 at head size 64), two tiles deep | dk, dv; dq in float32 |
 //! | queries | - | - | dq, rounded |
@@ -23,10 +23,8 @@ pub use launch::{Launch, TensorMap, Tiled};
 
 /// Stages of the rings that tiles come through.
 const STAGES: usize = 2;
-/// Warpgroups that compute.
-const CONSUMERS: usize = 2;
-/// Warps of a block of forward and keys: one warpgroup more, which moves data.
-const WARPS: usize = 4 * (CONSUMERS + 1);
+/// Warpgroups of the kernel of the keys that compute.
+const KEY_CONSUMERS: usize = 2;
 /// Fewest queries in a tile of the kernel of the keys, which turns at adding to dq are counted by at most.
 pub(super) const SMALLEST_QUERY_TILE: usize = 64;
 /// Keys in a tile.
@@ -36,12 +34,22 @@ const LETTERS_BYTES: usize = 2 * (4 * 8 + 16);
 /// Bytes of an mbarrier.
 const MBARRIER: usize = 8;
 
-/// Definitions that a kernel of this generation has beside those of every kernel. Registers of a thread that moves data and of
-/// one that computes are, with those of three warpgroups at entry, 168 each, no more than there are.
+/// Warpgroups that compute; one more moves data. At head size 64 sums of three find room in registers.
+fn consumers(spec: Spec) -> usize {
+    if spec.pass == Pass::Forward && spec.head_dim == 64 { 3 } else { KEY_CONSUMERS }
+}
+
+/// Definitions that a kernel of this generation has beside those of every kernel. Registers of threads that move data and of
+/// those that compute are together no more than what a block has at entry, the same number for each thread.
 pub(super) fn defines(spec: Spec) -> [(&'static str, usize); 4] {
-    // With a cap the assembler fits the kernel of the keys into 232 and spills where it may take 240.
-    let computing = if (spec.pass, spec.scores) == (Pass::Keys, Scores::Capped) { 232 } else { 240 };
-    [("STAGES", STAGES), ("CONSUMERS", CONSUMERS), ("PRODUCER_REGISTERS", 24), ("CONSUMER_REGISTERS", computing)]
+    let [moving, computing] = match consumers(spec) {
+        3 => [32, 160],
+        // With a cap the assembler fits the kernel of the keys into 232 and spills where it may take 240.
+        _ if (spec.pass, spec.scores) == (Pass::Keys, Scores::Capped) => [24, 232],
+        _ => [24, 240],
+    };
+    let consumers = consumers(spec);
+    [("STAGES", STAGES), ("CONSUMERS", consumers), ("PRODUCER_REGISTERS", moving), ("CONSUMER_REGISTERS", computing)]
 }
 
 /// The head size that kernels are made for which holds `head_dim`; none if there is none.
@@ -73,7 +81,7 @@ pub(super) fn kernel(spec: Spec) -> Option<Kernel> {
     {
         return None;
     }
-    let query_tile = if pass == Pass::Forward { 64 * CONSUMERS } else { 8192 / head_dim };
+    let query_tile = if pass == Pass::Forward { 64 * consumers(spec) } else { 8192 / head_dim };
     let tile = |rows: usize| rows * head_dim * 2;
     let shared_bytes = match pass {
         Pass::Forward => {
@@ -83,12 +91,12 @@ pub(super) fn kernel(spec: Spec) -> Option<Kernel> {
         Pass::Keys => {
             let tiles = 2 * tile(KEY_TILE) + 2 * STAGES * tile(query_tile);
             // Gradients of scores in two buffers, those of queries in float32, two numbers of each query.
-            let gradients = 2 * 2 * KEY_TILE * query_tile + CONSUMERS * 64 * 64 * 4 + 2 * STAGES * 4 * query_tile;
-            tiles + gradients + LETTERS_BYTES + (2 + 2 * CONSUMERS + 4 * STAGES) * MBARRIER
+            let gradients = 2 * 2 * KEY_TILE * query_tile + KEY_CONSUMERS * 64 * 64 * 4 + 2 * STAGES * 4 * query_tile;
+            tiles + gradients + LETTERS_BYTES + (2 + 2 * KEY_CONSUMERS + 4 * STAGES) * MBARRIER
         }
         _ => 0,
     };
-    let warps = if stays(pass) { WARPS } else { 8 };
+    let warps = if stays(pass) { 4 * (consumers(spec) + 1) } else { 8 };
     Some(Kernel { spec, query_tile, key_tile: KEY_TILE, warps, min_blocks: 1, shared_bytes })
 }
 

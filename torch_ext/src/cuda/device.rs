@@ -97,6 +97,10 @@ impl Device {
         Ok(Self { ordinal, name, capability, arch, multiprocessors, shared_bytes, context, kernels })
     }
 
+    pub(super) fn context(&self) -> Context {
+        self.context
+    }
+
     /// Its number.
     #[must_use]
     pub fn ordinal(&self) -> usize {

@@ -38,6 +38,16 @@ pub struct Launch {
     pub shared_bytes: u32,
 }
 
+/// A way to put a function on a stream: blocks, threads of a block, bytes of shared memory, and where each parameter is.
+type Start = unsafe fn(
+    sys::CUfunction,
+    (u32, u32, u32),
+    (u32, u32, u32),
+    u32,
+    sys::CUstream,
+    &mut [*mut c_void],
+) -> Result<(), result::DriverError>;
+
 /// Machine code in a context, there for the life of the process.
 pub(super) struct Module {
     handle: sys::CUmodule,
@@ -101,15 +111,38 @@ impl Kernel {
     /// device of the extent that the function reaches, allocated by libtorch on its current stream or not freed before
     /// the function has ended.
     pub unsafe fn launch<P: Copy>(&self, launch: &Launch, parameters: &P) -> Result<(), CudaError> {
+        // SAFETY: as the caller vouches.
+        unsafe { self.put(result::launch_kernel, launch, parameters) }
+    }
+
+    /// The same for blocks that wait for each other: none starts before there is room for all, whatever else the device
+    /// does. Two such launches on different streams would else each hold what the other waits for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::launch`]; [`CudaError::Driver`] when the device never has room for all blocks at once.
+    ///
+    /// # Safety
+    ///
+    /// As [`Kernel::launch`].
+    pub unsafe fn launch_together<P: Copy>(&self, launch: &Launch, parameters: &P) -> Result<(), CudaError> {
+        // SAFETY: as the caller vouches.
+        unsafe { self.put(result::launch_cooperative_kernel, launch, parameters) }
+    }
+
+    /// Calls the driver's function `start`.
+    ///
+    /// # Safety
+    ///
+    /// As [`Kernel::launch`].
+    unsafe fn put<P: Copy>(&self, start: Start, launch: &Launch, parameters: &P) -> Result<(), CudaError> {
         let stream = current_stream(self.ordinal)?;
         let _entered = self.context.enter()?;
         let ([x, y, z], [a, b, c]) = (launch.grid, launch.block);
         let mut places = [ptr::from_ref(parameters).cast_mut().cast::<c_void>()];
         // SAFETY: function, context and stream belong to one device; the parameter is copied before the call returns, and
         // is what the function takes, as the caller vouches.
-        let answer = unsafe {
-            result::launch_kernel(self.function, (x, y, z), (a, b, c), launch.shared_bytes, stream, &mut places)
-        };
+        let answer = unsafe { start(self.function, (x, y, z), (a, b, c), launch.shared_bytes, stream, &mut places) };
         told(&format!("start {launch:?}"), answer)
     }
 }

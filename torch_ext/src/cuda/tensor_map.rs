@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use cudarc::driver::sys;
 
-use super::device::driver;
+use super::device::{Device, driver};
 use super::error::CudaError;
 
 /// A tensor of four dimensions and the boxes that are copied of it to shared memory, whose rows lie there with the copy
@@ -36,12 +36,14 @@ pub enum MapElement {
 }
 
 impl TiledTensor {
-    /// The descriptor, for a kernel's parameter that is aligned to 128 bytes.
+    /// The descriptor, for a kernel's parameter that is aligned to 128 bytes, on a device.
     ///
     /// # Errors
     ///
-    /// [`CudaError::Driver`] when the driver does not take the numbers. A driver is there: [`super::Device::get`] has opened it.
-    pub fn encoded(&self) -> Result<[u64; 16], CudaError> {
+    /// [`CudaError::Driver`] when the driver does not take the numbers.
+    pub fn encoded(&self, device: &Device) -> Result<[u64; 16], CudaError> {
+        // The driver may refuse a thread that has no context, as one that has not computed on a device yet.
+        let _entered = device.context().enter()?;
         let mut map = sys::CUtensorMap { opaque: [0; 16] };
         let [columns, rows] = self.box_dims;
         let (boxes, steps) = ([columns, rows, 1, 1], [1_u32; 4]);

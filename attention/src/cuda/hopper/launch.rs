@@ -156,6 +156,12 @@ impl Launch {
         })
     }
 
+    /// Whether blocks wait for each other, and hence must all be on the device at once.
+    #[must_use]
+    pub fn blocks_wait(&self, kernel: &Kernel) -> bool {
+        kernel.spec.pass == Pass::Keys && self.turns != 0
+    }
+
     /// Blocks in x, y and z on a device with so many multiprocessors.
     #[must_use]
     pub fn grid(&self, kernel: &Kernel, multiprocessors: u32) -> [u32; 3] {
