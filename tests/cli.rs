@@ -70,7 +70,10 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("bench kernels", &["--device", "--only", "--tokens", "--bar", "--json", "--out"]),
     ("bench optimizer", &["--millions", "--repeats", "--device", "--json"]),
     ("bench loss", &["--tokens", "--hidden", "--vocab", "--piece", "--device", "--json"]),
-    ("bench train", &["[MODEL]", "--model", "--context", "--random-weights", "--policy", "--json"]),
+    (
+        "bench train",
+        &["[MODEL]", "--model", "--context", "--random-weights", "--policy", "--adapter", "--rank", "--bar", "--json"],
+    ),
     ("kernels check", &["--arch", "--only", "--json"]),
     ("kernels list", &["--json"]),
 ];

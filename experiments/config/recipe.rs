@@ -338,6 +338,20 @@ pub struct SkipPositions {
 }
 
 impl Stage {
+    /// Full attention over sequences of one text each, a step in one pass.
+    pub fn plain(length: usize, batch: usize, steps: u64) -> Self {
+        Self {
+            length,
+            batch,
+            micro_batch: 0,
+            steps,
+            mix: BTreeMap::new(),
+            document_mask: false,
+            shifted_sparse: None,
+            skip_positions: None,
+        }
+    }
+
     /// Sequences of a forward pass.
     pub fn micro(&self) -> usize {
         if self.micro_batch == 0 { self.batch } else { self.micro_batch }

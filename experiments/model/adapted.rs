@@ -2,7 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::config::ModelConfig;
+use super::block::Block;
+use super::config::{Family, ModelConfig};
 use super::linear::Weight;
 use super::llama::Llama;
 use super::lora::{LowRank, LowRankConfig, PassNumber};
@@ -66,19 +67,43 @@ impl AdaptedCount {
     }
 }
 
-impl Llama {
-    /// Gives every target of `adapter` a new adapter, a function of `seed`, and quantises the base where it says so. The
-    /// model computes what it did before, up to the quantisation.
+impl Block {
+    /// Puts its matrices onto `device` in NF4, and everything else there as it is.
     ///
     /// # Errors
     ///
-    /// When the model has adapters already, or memory cannot be had.
-    pub fn adapt(&mut self, adapter: &Adapter, seed: u64, base: BaseModel) -> Result<(), Failure> {
+    /// When memory cannot be had.
+    pub(super) fn quantise_on(&mut self, device: Device) -> Result<(), Failure> {
+        for (_, linear) in self.linears_mut() {
+            linear.weight = linear.weight.quantised_on(device)?;
+            linear.bias.as_mut().map_or(Ok(()), |bias| move_to(bias, device))?;
+        }
+        [&mut self.input_norm.weight, &mut self.post_norm.weight].into_iter().try_for_each(|it| move_to(it, device))
+    }
+}
+
+fn move_to(tensor: &mut Tensor, device: Device) -> Result<(), Failure> {
+    *tensor = tensor.f_to_device(device)?;
+    Ok(())
+}
+
+impl Llama {
+    /// Gives every target of `adapter` a new adapter, a function of `seed`; those that were there are merged, and the base is
+    /// quantised, onto `device`, where it is to be. The model computes what it did before, up to the quantisation.
+    ///
+    /// # Errors
+    ///
+    /// When the model is of a family that takes no adapters, or memory cannot be had.
+    pub fn adapt(&mut self, adapter: &Adapter, seed: u64, (base, device): (BaseModel, Device)) -> Result<(), Failure> {
+        if self.config.family == Family::Btlm {
+            let what = "the BTLM family's projections lie in one matrix, which PEFT's names cannot tell apart";
+            return Err(Failure::config(format!("adapter: {what}; train every parameter, or a LLaMA model")));
+        }
         if self.adapter.is_some() {
-            return Err(Failure::config("adapter: the model has adapters already; merge them first"));
+            self.merge();
         }
         if adapter.base == Base::Nf4 {
-            self.quantise_on(self.embedding.device())?;
+            self.quantise_on(device)?;
         }
         let (rank, alpha, dropout) = (adapter.rank, adapter.alpha, adapter.dropout);
         let (pass, form) = (PassNumber::default(), (self.embedding.kind(), self.embedding.device()));
@@ -101,21 +126,11 @@ impl Llama {
     ///
     /// When memory cannot be had.
     pub fn quantise_on(&mut self, device: Device) -> Result<(), Failure> {
-        let moved = |tensor: &mut Tensor| -> Result<(), Failure> {
-            *tensor = tensor.f_to_device(device)?;
-            Ok(())
-        };
-        for block in &mut self.blocks {
-            for (_, linear) in block.linears_mut() {
-                linear.weight = linear.weight.quantised_on(device)?;
-                linear.bias.as_mut().map_or(Ok(()), moved)?;
-            }
-            moved(&mut block.input_norm.weight)?;
-            moved(&mut block.post_norm.weight)?;
-        }
-        moved(&mut self.embedding)?;
-        moved(&mut self.norm.weight)?;
-        self.head.as_mut().map_or(Ok(()), moved)
+        self.blocks.iter_mut().try_for_each(|block| block.quantise_on(device))?;
+        [&mut self.embedding, &mut self.norm.weight]
+            .into_iter()
+            .chain(&mut self.head)
+            .try_for_each(|it| move_to(it, device))
     }
 
     /// What training moves, with its name: every parameter, or those of the adapters and what is trained whole beside them.

@@ -169,18 +169,9 @@ impl ModelFolder {
     ///
     /// # Errors
     ///
-    /// When memory cannot be had.
-    pub fn adapted(
-        mut self,
-        adapter: &Adapter,
-        seed: u64,
-        (base, device): (BaseModel, Device),
-    ) -> Result<Self, Failure> {
-        self.llama.merge();
-        if adapter.base == Base::Nf4 {
-            self.llama.quantise_on(device)?;
-        }
-        self.llama.adapt(adapter, seed, base)?;
+    /// As [`Llama::adapt`].
+    pub fn adapted(mut self, adapter: &Adapter, seed: u64, at: (BaseModel, Device)) -> Result<Self, Failure> {
+        self.llama.adapt(adapter, seed, at)?;
         Ok(self)
     }
 

@@ -13,7 +13,7 @@ use super::llama::Llama;
 use super::norm::Norm;
 use super::stored::Stored;
 use super::weights::Dtype;
-use crate::config::Memory;
+use crate::config::{Base, Memory};
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
 
@@ -77,12 +77,18 @@ impl Llama {
     }
 
     /// A new model whose matrices are drawn on the device by libtorch, normal with the config's deviation, norms one, biases zero: fast,
-    /// for measurements, whose numbers do not matter.
+    /// for measurements, whose numbers do not matter. Blocks in NF4 are drawn and quantised one after another, so that no more
+    /// than one is ever there in full.
     ///
     /// # Errors
     ///
     /// When memory cannot be had.
-    pub fn new_drawn(config: ModelConfig, backend: Backend, kind: Kind, device: Device) -> Result<Self, Failure> {
+    pub fn new_drawn(
+        config: ModelConfig,
+        backend: Backend,
+        (kind, device): (Kind, Device),
+        base: Base,
+    ) -> Result<Self, Failure> {
         let shapes: HashMap<String, Vec<usize>> = config.expected_tensors().into_iter().collect();
         let deviation = config.initializer_range();
         let make = |name: &str| -> Result<Tensor, Failure> {
@@ -94,7 +100,15 @@ impl Llama {
                 _ => tensor.f_normal_(0.0, deviation)?,
             })
         };
-        Self::assembled(config, backend, make)
+        let drawn = |index| -> Result<Block, Failure> {
+            let mut block = block(&config, index, &make)?;
+            if base == Base::Nf4 {
+                block.quantise_on(device)?;
+            }
+            Ok(block)
+        };
+        let blocks = (0..config.layers).map(drawn).collect::<Result<_, _>>()?;
+        Self::around(blocks, config, backend, make)
     }
 
     fn assembled(
@@ -103,6 +117,15 @@ impl Llama {
         read: impl Fn(&str) -> Result<Tensor, Failure>,
     ) -> Result<Self, Failure> {
         let blocks = (0..config.layers).map(|index| block(&config, index, &read)).collect::<Result<_, _>>()?;
+        Self::around(blocks, config, backend, read)
+    }
+
+    fn around(
+        blocks: Vec<Block>,
+        config: ModelConfig,
+        backend: Backend,
+        read: impl Fn(&str) -> Result<Tensor, Failure>,
+    ) -> Result<Self, Failure> {
         let head = if config.tied { None } else { Some(read("lm_head.weight")?) };
         Ok(Self {
             embedding: read("model.embed_tokens.weight")?,

@@ -1,9 +1,11 @@
 //! Bytes that a step takes on the device and in host memory, at the moments of the step at which much is held.
 //!
-//! What stands throughout: weights, the optimizer's state, gradients. Onto that come, in turn, what every block keeps of
-//! every token and the insides of the loss; the same and the insides of the first block to go backward; and what the
-//! optimizer's step converts. [`Footprint`](crate::model::Footprint) counts what a pass holds, [`AdamW`] state and
-//! gradients; here they are put together.
+//! What stands throughout: weights and the optimizer's state. Onto that come, in turn, what every block keeps of every token and
+//! the insides of the loss; the same and the insides of the first block to go backward; those of the last one and what it
+//! kept; and what the optimizer's step converts; and each time the gradients that are there by then. [`Footprint`] counts what a
+//! pass holds, [`AdamW`] state and gradients; here they are put together.
+//!
+//! [`Footprint`]: crate::model::Footprint
 
 use serde::Serialize;
 use tch::Kind;
@@ -90,8 +92,8 @@ impl Host {
 /// What a step of a stage holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepMemory {
-    /// The loss, the backward pass of a block, the optimizer's step.
-    pub moments: [Moment; 3],
+    /// The loss, the backward pass of the first block to go backward, that of the last, the optimizer's step.
+    pub moments: [Moment; 4],
     /// In host memory.
     pub host: Host,
 }
@@ -108,7 +110,6 @@ impl StepMemory {
         let standing = Categories {
             weights: weight_bytes(sizes),
             optimizer: if memory.optimizer_on_host { 0 } else { state },
-            gradients: gradient_bytes(sizes, memory, passes),
             activations: of_all(sizes.kept(memory) + sizes.kept_in_groups(memory, stage)) - parked,
             context: card.context_bytes,
             ..Categories::default()
@@ -118,16 +119,30 @@ impl StepMemory {
             Moment { name, length: stage.length, categories: Categories { reserve, ..categories } }
         };
         let loss = footprint.loss(memory, tokens, card.device(), sizes.trains_head());
-        let working_set = footprint.working(memory, tokens)
+        let inside = footprint.working(memory, tokens)
             + tokens * sizes.working_in_groups(memory, stage)
-            + arriving_bytes(sizes, memory);
+            + sizes.dequantised_bytes();
+        let grown = Grown::new(sizes, memory, passes);
+        let with = |gradients| Categories { gradients, ..standing };
+        let of_one = standing.activations / footprint.layers.max(1);
         Self {
             moments: [
-                moment("the loss", Categories { loss, ..standing }),
-                moment("the backward pass of a block", Categories { working_set, ..standing }),
+                moment("the loss", Categories { loss, ..with(grown.at_loss) }),
+                moment(
+                    "the backward pass of the first block",
+                    Categories { working_set: inside + grown.arriving, ..with(grown.in_first) },
+                ),
+                moment(
+                    "the backward pass of the last block",
+                    Categories { activations: of_one, working_set: inside + grown.late, ..with(grown.in_last) },
+                ),
                 moment(
                     "the optimizer's step",
-                    Categories { activations: 0, working_set: update_bytes(sizes, memory), ..standing },
+                    Categories {
+                        activations: 0,
+                        working_set: update_bytes(sizes, memory, passes),
+                        ..with(grown.in_step)
+                    },
                 ),
             ],
             host: Host { optimizer: if memory.optimizer_on_host { state } else { 0 }, activations: parked },
@@ -158,28 +173,61 @@ pub fn gradient_bytes(sizes: &Sizes, memory: &Memory, passes: u64) -> u64 {
     AdamW::gradient_bytes(sizes.kind, &trained, passes, sizes.tied, memory)
 }
 
-/// Bytes of new gradients that arrive beside those that are kept: of a block's parameters together, and of a tied embedding,
-/// which the head begins and the embedding ends.
-fn arriving_bytes(sizes: &Sizes, memory: &Memory) -> u64 {
-    if memory.gradients == Gradients::InBackward {
-        return 0;
+/// Bytes of gradients in the last pass of a step, from moment to moment.
+struct Grown {
+    /// That stand at the loss.
+    at_loss: u64,
+    /// That stand when the first block goes backward.
+    in_first: u64,
+    /// That arrive meanwhile: of the block's parameters together, and of a tied embedding, which the head begins and the
+    /// embedding ends.
+    arriving: u64,
+    /// That stand when the last block has gone backward.
+    in_last: u64,
+    /// That arrived at last, and are added to what stands.
+    late: u64,
+    /// That the optimizer's step begins with.
+    in_step: u64,
+}
+
+impl Grown {
+    fn new(sizes: &Sizes, memory: &Memory, passes: u64) -> Self {
+        if memory.gradients == Gradients::InBackward {
+            let few = gradient_bytes(sizes, memory, passes);
+            return Self { at_loss: few, in_first: few, arriving: 0, in_last: few, late: 0, in_step: few };
+        }
+        let all = sizes.width() * sizes.trained_parameters();
+        let of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
+            sizes.trained.iter().filter(|it| wanted(&it.name)).map(|it| it.numel).sum()
+        };
+        let tied = if sizes.tied { of(&|name| name == EMBEDDING) } else { 0 };
+        let arriving = sizes.width() * (of(&|name| name.starts_with("model.layers.0.")) + tied);
+        let head = sizes.width() * sizes.trained_head();
+        match (passes, sizes.kind) {
+            (0 | 1, _) => Self { at_loss: 0, in_first: head, arriving, in_last: all, late: 0, in_step: all },
+            // Added in place to those of the passes before.
+            (_, Kind::Float) => {
+                Self { at_loss: all, in_first: all, arriving, in_last: all, late: arriving, in_step: all }
+            }
+            // Beside the sums of the passes before, which are float32.
+            _ => {
+                let sums = gradient_bytes(sizes, memory, passes) - all;
+                Self { at_loss: sums, in_first: sums + head, arriving, in_last: sums + all, late: 0, in_step: sums }
+            }
+        }
     }
-    let of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-        sizes.trained.iter().filter(|it| wanted(&it.name)).map(|it| it.numel).sum()
-    };
-    let block = of(&|name| name.starts_with("model.layers.0."));
-    let tied = if sizes.tied { of(&|name| name == EMBEDDING) } else { 0 };
-    sizes.width() * (block + tied)
 }
 
 /// Numbers of gradients that are converted to float32 at once in the optimizer's step.
 const CONVERTED_AT_ONCE: u64 = 1 << 26;
 
-/// Bytes that the optimizer's step holds beside state and gradients.
-fn update_bytes(sizes: &Sizes, memory: &Memory) -> u64 {
-    if sizes.kind == Kind::Float || memory.optimizer != OptimizerState::Mixed {
+/// Bytes that the optimizer's step holds beside state and gradients: those of one 16-bit pass are let go as they are converted,
+/// parameter by parameter.
+fn update_bytes(sizes: &Sizes, memory: &Memory, passes: u64) -> u64 {
+    if sizes.kind == Kind::Float || memory.optimizer != OptimizerState::Mixed || passes > 1 {
         return 0;
     }
     let largest = sizes.trained.iter().map(|it| it.numel).max().unwrap_or(0);
-    4 * sizes.trained_parameters().min(CONVERTED_AT_ONCE + largest)
+    let converted = sizes.trained_parameters().min(CONVERTED_AT_ONCE + largest);
+    (4 - sizes.width()) * converted + sizes.width() * largest
 }

@@ -4,8 +4,9 @@ use tch::Kind;
 
 use super::attention::goes_back_alone;
 use super::card::Card;
-use crate::config::{Activations, Adapter, Base, Dtype, Memory, Recipe, Stage};
+use crate::config::{Activations, Adapter, Base, Memory, Recipe, Stage};
 use crate::model::{Footprint, ModelConfig, nf4_bytes};
+use crate::runtime::device::kind;
 
 /// A parameter that is trained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Sizes {
     pub quantised: u64,
     /// Bytes of those.
     pub quantised_bytes: u64,
+    /// Parameters of the largest matrix in NF4.
+    pub largest_quantised: u64,
     /// Parameters of adapters.
     pub adapters: u64,
     /// What is trained.
@@ -45,17 +48,17 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Of a model that is trained with `adapter`, or whole.
-    pub fn new(config: &ModelConfig, dtype: Dtype, adapter: Option<&Adapter>) -> Self {
-        let kind = crate::runtime::device::kind(dtype);
+    /// Of a model of an element type that is trained with `adapter`, or whole.
+    pub fn new(config: &ModelConfig, kind: Kind, adapter: Option<&Adapter>) -> Self {
         let all: Vec<(String, Vec<usize>)> = config.expected_tensors();
         let is_block_matrix = |name: &str| name.ends_with("_proj.weight");
         let numel = |shape: &[usize]| shape.iter().map(|&n| n as u64).product::<u64>();
         let in_nf4 = adapter.is_some_and(|it| it.base == Base::Nf4);
-        let (mut block_matrices, mut quantised_bytes, mut trained) = (0, 0, Vec::new());
+        let (mut block_matrices, mut largest, mut quantised_bytes, mut trained) = (0, 0, 0, Vec::new());
         for (name, shape) in &all {
             if is_block_matrix(name) {
                 block_matrices += numel(shape);
+                largest = numel(shape).max(largest);
                 quantised_bytes += if in_nf4 { nf4_bytes(numel(shape)) } else { 0 };
             }
             if adapter.is_none_or(|adapter| adapter.trains_whole(name)) {
@@ -80,6 +83,7 @@ impl Sizes {
             block_matrices,
             quantised,
             quantised_bytes,
+            largest_quantised: if in_nf4 { largest } else { 0 },
             adapters,
             trained,
         }
@@ -87,10 +91,15 @@ impl Sizes {
 
     /// Of a recipe on a device.
     pub fn of(recipe: &Recipe, config: &ModelConfig, card: &Card) -> Self {
-        let sizes = Self::new(config, recipe.model.dtype, recipe.adapter.as_ref());
         let longest = recipe.stages.iter().map(Stage::attended).max().unwrap_or(0);
-        let attention_alone = goes_back_alone(&recipe.model.backend, config, longest, sizes.kind, card);
-        Self { attention_alone, ..sizes }
+        let sizes = Self::new(config, kind(recipe.model.dtype), recipe.adapter.as_ref());
+        sizes.under(&recipe.model.backend, config, (longest, card))
+    }
+
+    /// The same where a backend computes attention among so many tokens on a device.
+    #[must_use]
+    pub fn under(self, backend: &str, config: &ModelConfig, (tokens, card): (usize, &Card)) -> Self {
+        Self { attention_alone: goes_back_alone(backend, config, tokens, self.kind, card), ..self }
     }
 
     /// Bytes that a token leaves in a block.
@@ -119,6 +128,13 @@ impl Sizes {
         if counts { width * (queries + 2 * keys + copies) / 2 } else { 0 }
     }
 
+    /// Bytes at most while a matrix in NF4 is computed again: its levels and those times the scales in float32, and what is
+    /// rounded of that.
+    pub fn dequantised_bytes(&self) -> u64 {
+        let rounded = if self.kind == Kind::Float { 0 } else { self.width() };
+        (4 + 4 + rounded) * self.largest_quantised
+    }
+
     /// Bytes of a number of weights and activations.
     pub fn width(&self) -> u64 {
         self.kind.elt_size_in_bytes() as u64
@@ -139,6 +155,11 @@ impl Sizes {
         let of_blocks = self.trained.iter().filter(|it| it.name.ends_with("_proj.weight")).map(|it| it.numel);
         let head = if self.trains_head() { self.footprint.hidden * self.footprint.vocab } else { 0 };
         of_blocks.sum::<u64>() + head
+    }
+
+    /// Numbers of an output head that is trained and no embedding as well.
+    pub fn trained_head(&self) -> u64 {
+        if self.trains_head() && !self.tied { self.footprint.hidden * self.footprint.vocab } else { 0 }
     }
 
     /// Whether the output head is trained.

@@ -4,25 +4,16 @@
 use std::time::Instant;
 
 use super::*;
-use crate::config::{Activations, Dtype, Gradients, OptimizerState, Policy, Stage};
+use crate::config::{Activations, Gradients, OptimizerState, Policy, Stage};
 use crate::model::Footprint;
 use crate::recipes;
 
 fn sizes(name: &str) -> Sizes {
-    Sizes::new(&known_shape(name).unwrap().unwrap(), Dtype::Bfloat16, None)
+    Sizes::new(&known_shape(name).unwrap().unwrap(), tch::Kind::BFloat16, None)
 }
 
 fn stage(length: usize, batch: usize, micro_batch: usize) -> Stage {
-    Stage {
-        length,
-        batch,
-        micro_batch,
-        steps: 10,
-        mix: std::collections::BTreeMap::new(),
-        document_mask: false,
-        shifted_sparse: None,
-        skip_positions: None,
-    }
+    Stage { micro_batch, ..Stage::plain(length, batch, 10) }
 }
 
 fn is_near(value: f64, expected: f64, share: f64) -> bool {
@@ -53,7 +44,7 @@ fn what_stands_on_the_device_is_what_the_policies_promise() {
             let sizes = sizes(name);
             let card = Card::named("h200-141g").unwrap();
             let step = StepMemory::new(&sizes, &memory, &stage(4096, 1, 0), &card);
-            let Categories { weights, optimizer, gradients, .. } = step.moments[2].categories;
+            let Categories { weights, optimizer, gradients, .. } = step.moments[3].categories;
             let standing = (weights + optimizer + gradients) as f64 / 1e9;
             assert!(is_near(standing, expected, 0.04), "{name} {memory:?}: {standing}, not {expected}");
             let host = if memory.optimizer_on_host { 12 * sizes.parameters } else { 0 };
@@ -99,6 +90,19 @@ fn what_each_policy_keeps_of_a_token_is_the_published_count() {
 }
 
 #[test]
+fn cutting_and_parking_only_ever_take_less() {
+    let (sizes, card, stage) = (sizes("llama-2-7b"), Card::named("h100-80g").unwrap(), stage(32_768, 1, 0));
+    let peak = |memory: &Memory| StepMemory::new(&sizes, memory, &stage, &card).peak().categories.tensors();
+    for activations in [Activations::All, Activations::Light, Activations::Attention, Activations::Layers] {
+        // Kept gradients would be more at the end than what is parked at the beginning.
+        let whole = Memory { activations, gradients: Gradients::InBackward, ..Memory::default() };
+        let cut = Memory { mlp_tokens: 4096, ..whole };
+        let parked = Memory { offload: true, ..cut };
+        assert!(peak(&cut) < peak(&whole) && peak(&parked) < peak(&cut), "{activations:?}");
+    }
+}
+
+#[test]
 fn offloaded_inputs_leave_the_device_and_are_found_on_the_host() {
     let (sizes, card, stage) = (sizes("llama-2-7b"), Card::named("h100-80g").unwrap(), stage(32_768, 1, 0));
     let kept = Memory { activations: Activations::Attention, ..Memory::default() };
@@ -113,7 +117,7 @@ fn offloaded_inputs_leave_the_device_and_are_found_on_the_host() {
 fn an_adapter_trains_little_and_nf4_holds_a_weight_in_half_a_byte() {
     let recipe = recipes::training("qlora-7b-16k", &[]).unwrap();
     let config = config_of(&recipe).unwrap();
-    let quantised = Sizes::new(&config, Dtype::Bfloat16, recipe.adapter.as_ref());
+    let quantised = Sizes::new(&config, tch::Kind::BFloat16, recipe.adapter.as_ref());
     // 3.9 GB of base; adapters of rank 64 on every projection are 160 million numbers.
     assert_eq!(quantised.adapters, 159_907_840);
     let base = weight_bytes(&quantised) - 2 * quantised.adapters;
@@ -233,8 +237,28 @@ fn the_planner_chooses_what_changes_least_among_the_fast() {
 }
 
 #[test]
+fn gradients_are_counted_from_when_they_are_there() {
+    let card = Card::named("h200-141g").unwrap();
+    let gradients = |sizes: &Sizes, batch, memory: &Memory| {
+        let moments = StepMemory::new(sizes, memory, &stage(4096, batch, 1), &card).moments;
+        moments.map(|it| it.categories.gradients)
+    };
+    let seven = sizes("llama-2-7b");
+    let (kept, few) = (Memory::default(), Memory { gradients: Gradients::InBackward, ..Memory::default() });
+    let (all, head) = (2 * seven.parameters, 2 * 32_000 * 4096);
+    assert_eq!(gradients(&seven, 1, &kept), [0, head, all, all]);
+    // Sums of the passes before are float32, and all that the step begins with.
+    assert_eq!(gradients(&seven, 4, &kept), [2 * all, 2 * all + head, 3 * all, 2 * all]);
+    let of_few = gradient_bytes(&seven, &few, 1);
+    assert_eq!(gradients(&seven, 1, &few), [of_few; 4]);
+    let single = Sizes::new(&known_shape("llama-2-7b").unwrap().unwrap(), tch::Kind::Float, None);
+    assert_eq!(gradients(&single, 4, &kept), [2 * all; 4], "added in place");
+}
+
+#[test]
 fn gradients_leave_in_the_backward_pass_only_where_a_step_is_one_pass() {
-    let one_pass = ["memory={}".to_owned(), "stage.0.batch=1".to_owned()];
+    // So short that gradients are more than what is kept of the tokens.
+    let one_pass = ["memory={}", "stage.0.batch=1", "stage.0.length=2048"].map(str::to_owned);
     let recipe = recipes::training("llama-2-7b-32k", &one_pass).unwrap();
     let config = config_of(&recipe).unwrap();
     let offers = |recipe: &Recipe| {

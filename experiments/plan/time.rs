@@ -99,8 +99,9 @@ fn moved_state(sizes: &Sizes, memory: &Memory) -> f64 {
     if memory.optimizer_on_host { 2.0 * super::memory::optimizer_bytes(sizes, memory) as f64 } else { 0.0 }
 }
 
-/// Arithmetic of a token that counts towards MFU: three times the forward pass, attention counted causally, nothing for
-/// what is computed again.
+/// Arithmetic of a token that counts towards MFU: the forward pass, and as much for gradients by what is read and again for
+/// those by weights, of those that are trained; attention counted causally, three times; nothing for what is computed again.
 pub fn counted_flops(sizes: &Sizes, length: usize) -> f64 {
-    3.0 * (2.0 * sizes.multiplied() as f64 + 2.0 * score_width(sizes) * length as f64)
+    let products = 2 * sizes.multiplied() + sizes.multiplied_and_trained();
+    2.0 * products as f64 + 3.0 * 2.0 * score_width(sizes) * length as f64
 }

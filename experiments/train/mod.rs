@@ -24,7 +24,7 @@ pub use loss::{UNCOUNTED, head_loss, loss_rows, summed_loss, weighted_loss};
 pub use metrics::{MetricsLog, StepMetrics, read_metrics};
 pub use optim::{AdamConfig, AdamW, Arrival, BLOCK, Decayed, Keeping, Reduction, Shard, Slot, clip_factor};
 pub use persist::{Resumed, restore_masters};
-pub use run::{RESULT_OF, RunOptions, check_lengths, new_config, start_of, train, train_model};
+pub use run::{RESULT_OF, RunOptions, adapter_account, check_lengths, new_config, start_of, train, train_model};
 pub use schedule::{Decay, Schedule};
 pub use sources::{TextSources, encoder_of, overlap_page, spec_at, spec_of};
 pub use step::{NotFinite, Outcome};

@@ -22,8 +22,7 @@ use crate::json::read_capped;
 use crate::model::gguf::GgufCheckpoint;
 use crate::model::peft::BaseModel;
 use crate::model::{
-    AdaptedCount, Family, Llama, LoadOptions, ModelConfig, ModelFolder, Positions, backend_on, first_device,
-    known_shape,
+    AdaptedCount, Llama, LoadOptions, ModelConfig, ModelFolder, Positions, backend_on, first_device, known_shape,
 };
 use crate::plan::{Card, chosen_memory};
 use crate::runtime::device::{device, kind};
@@ -114,10 +113,6 @@ pub fn start_of(from: &str) -> Result<String, Failure> {
 /// The model with the adapters that a recipe asks for, on `device`.
 fn adapted(recipe: &Recipe, model: ModelFolder, device: Device) -> Result<ModelFolder, Failure> {
     let Some(adapter) = &recipe.adapter else { return Ok(model) };
-    if model.llama.config.family == Family::Btlm {
-        let what = "the BTLM family's projections lie in one matrix, which PEFT's names cannot tell apart";
-        return Err(Failure::config(format!("adapter: {what}; train every parameter, or a LLaMA model")));
-    }
     let base = BaseModel::of(&model.id, &model.dir)?;
     model.adapted(adapter, recipe.seed, (base, device))
 }
@@ -393,8 +388,8 @@ fn summary(recipe: &Recipe, model: &ModelFolder, sources: &TextSources) -> Strin
     page
 }
 
-/// One line on what is trained, and what it is trained on.
-fn adapter_account(adapter: &Adapter, config: &ModelConfig) -> String {
+/// One line on what of a model is trained under an adapter, and what it is trained on.
+pub fn adapter_account(adapter: &Adapter, config: &ModelConfig) -> String {
     let count = AdaptedCount::of(config, adapter);
     let millions = |n: u64| n as f64 / 1e6;
     let mut line = format!(

@@ -15,6 +15,7 @@ use clap::{Args, Subcommand};
 use tch::{Device, Kind};
 
 use super::options::ModelOptions;
+use crate::config::Base;
 use crate::error::Failure;
 use crate::model::{Llama, known_shape, read_config};
 
@@ -37,7 +38,7 @@ enum What {
     Kernels(kernels::KernelsBench),
     /// The loss of a linear head: fused, without the logits of all tokens, beside the plain one
     Loss(loss::LossBench),
-    /// Training: forward, backward and AdamW step of every parameter; time, memory and what was predicted
+    /// Training: forward, backward and AdamW step of every parameter or of adapters; time, memory and what was predicted
     Train(train::TrainBench),
     /// The optimizer: a step under each policy of state beside float32 state
     Optimizer(optimizer::OptimizerBench),
@@ -62,14 +63,16 @@ impl Bench {
     }
 }
 
-/// A model of a known shape, or of a model's shape, with weights drawn on the device; bfloat16 where no type is asked for.
-fn drawn(name: &str, options: &ModelOptions) -> Result<Llama, Failure> {
+/// A model of a known shape, or of a model's shape, with weights drawn on the device and the blocks' held as a base is;
+/// bfloat16 where no type is asked for.
+fn drawn(name: &str, options: &ModelOptions, base: Base) -> Result<Llama, Failure> {
     let config = match known_shape(name) {
         Some(config) => config?,
         None => read_config(&crate::hub::resolve(name)?.dir)?,
     };
     let options = options.load_options()?;
-    Llama::new_drawn(config, options.backend, options.kind.unwrap_or(Kind::BFloat16), options.device)
+    let form = (options.kind.unwrap_or(Kind::BFloat16), options.device);
+    Llama::new_drawn(config, options.backend, form, base)
 }
 
 /// Waits for what a CUDA device was given to do.

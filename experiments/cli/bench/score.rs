@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
 use super::{drawn, timed};
+use crate::config::Base;
 use crate::data::rng::CounterRng;
 use crate::error::Failure;
 use crate::model::Reader;
@@ -59,7 +60,7 @@ impl ScoreBench {
                     "--method {method}: a shape with random weights is read as it is"
                 )));
             }
-            let llama = drawn(&self.model, &self.options)?;
+            let llama = drawn(&self.model, &self.options, Base::Full)?;
             let reader = Reader::new(&llama, llama.config.encoding(), Precision::HubCompatible);
             return self.measured(&reader.with_chunk(self.options.chunk));
         }

@@ -1,5 +1,7 @@
 //! Tokens per second, memory and shares of time of training steps.
 
+mod words;
+
 use std::time::Instant;
 
 use clap::Args;
@@ -11,17 +13,22 @@ use torch_ext::memory::{reset_peak, usage};
 use super::super::options::ModelOptions;
 use super::super::output::{print, print_json};
 use super::{drawn, settle};
-use crate::config::{Gradients, Memory};
+use crate::config::{Adapter, Base, Gradients, Memory, Stage};
 use crate::data::rng::CounterRng;
-use crate::error::Failure;
-use crate::model::{Footprint, Llama, ModelConfig, Pass};
-use crate::train::{AdamConfig, AdamW, Decayed, Keeping, Shard, clip_factor, summed_loss};
+use crate::error::{Failure, FailureKind};
+use crate::model::peft::BaseModel;
+use crate::model::{Llama, Pass};
+use crate::plan::{Card, Sizes, StepMemory, counted_flops};
+use crate::train::{AdamConfig, AdamW, Decayed, Keeping, Shard, adapter_account, clip_factor, summed_loss};
 
 /// Steps that are not timed.
 const WARM_UP: usize = 2;
 
 /// A learning rate so small that the weights stay where they are, however long the bench runs.
 const RATE: f64 = 1e-12;
+
+/// Seed of adapters, of what they drop, and of bits that round.
+const SEED: u64 = 1;
 
 /// Training.
 #[derive(Debug, Args)]
@@ -48,6 +55,16 @@ pub(super) struct TrainBench {
     /// `attention,offload=true,mlp_tokens=4096`
     #[arg(long, default_value = "all", value_name = "POLICY")]
     policy: String,
+    /// Train adapters and not the model: `lora` (rank 8 on attention's projections, embedding and norms whole) or `qlora` (rank
+    /// 64 on every projection, the base in NF4), and keys of a recipe's `[adapter]`, as in `lora,also=norms,targets=q_proj+v_proj`
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<String>,
+    /// Rank of the adapters
+    #[arg(long, value_name = "N", requires = "adapter")]
+    rank: Option<usize>,
+    /// Fewest tokens per second that must be reached, else this ends with 1
+    #[arg(long, value_name = "TOKENS")]
+    bar: Option<u64>,
     /// Peak of the device in TFLOP/s, for the share of it [default: known for some devices, measured on a CPU]
     #[arg(long = "peak-tflops", value_name = "TFLOPS")]
     peak: Option<f64>,
@@ -66,6 +83,9 @@ struct Row {
     batch: usize,
     length: usize,
     policy: Memory,
+    /// None where every parameter is trained.
+    adapter: Option<Adapter>,
+    trained_parameters: u64,
     device: String,
     dtype: &'static str,
     backend: String,
@@ -73,7 +93,7 @@ struct Row {
     /// Seconds of a step, the median.
     step_seconds: f64,
     seconds_least: f64,
-    /// Arithmetic of the model, three times the forward pass and attention counted causally, over the device's peak.
+    /// Arithmetic of the model, attention counted causally and nothing computed again, over the device's peak.
     mfu_causal: Option<f64>,
     /// Bytes of tensors at most, of a step after the first.
     peak_bytes: i64,
@@ -117,17 +137,18 @@ impl TrainBench {
     ///
     /// # Errors
     ///
-    /// When the model cannot be had, a policy is unknown, or memory runs out.
+    /// When the model cannot be had, a policy or an adapter is unknown, memory runs out, or speed is below the bar.
     pub(super) fn run(self) -> Result<(), Failure> {
         if self.steps == 0 || self.batch == 0 || self.context == 0 {
             return Err(Failure::config("--steps, --batch and --context must be at least 1"));
         }
-        let memory = policy(&self.policy)?;
+        let memory = words::memory(&self.policy)?;
+        let adapter = self.adapter.as_deref().map(|text| words::adapter(text, self.rank)).transpose()?;
         // Tensors are counted from the first question on.
         usage(Device::Cpu).map_err(|error| Failure::config(error.to_string()))?;
-        let mut model = self.loaded()?;
+        let mut model = self.loaded(adapter.as_ref())?;
         model.memory = memory;
-        for (_, parameter) in model.parameters() {
+        for (_, parameter) in model.trained() {
             let _ = parameter.set_requires_grad(true);
         }
         let (device, kind) = (model.embedding.device(), model.embedding.kind());
@@ -142,13 +163,18 @@ impl TrainBench {
             backward: sum(|s| s.backward),
             optimizer: sum(|s| s.optimizer),
         };
-        let flops = counted_flops(&model.config, self.context) * tokens;
+        let card = Card::at(device);
+        let sizes = self.sizes(&model, &card);
+        let stage = Stage::plain(self.context, self.batch, self.steps as u64);
+        let flops = counted_flops(&sizes, self.context) * tokens;
         let row = Row {
             case: "train",
             model: self.name().to_owned(),
             batch: self.batch,
             length: self.context,
             policy: memory,
+            adapter: model.adapter.as_ref().map(|it| it.config.clone()),
+            trained_parameters: sizes.trained_parameters(),
             device: crate::runtime::device::device_name(device),
             dtype: crate::runtime::device::kind_name(kind),
             backend: model.attention_choice(self.context).map_or("none".into(), |it| it.backend.name().to_owned()),
@@ -157,23 +183,43 @@ impl TrainBench {
             seconds_least: seconds[0],
             mfu_causal: self.peak_flops(device, kind).map(|peak| flops / median / peak),
             peak_bytes: measured.peak_bytes,
-            predicted_peak_bytes: predicted(&model, self.batch * self.context),
+            predicted_peak_bytes: StepMemory::new(&sizes, &memory, &stage, &card).peak().categories.tensors(),
             shares: whole.over(whole.total()),
             repeats: seconds.len(),
             threads: tch::get_num_threads(),
         };
-        if self.json { print_json(&[row]) } else { shown(&row) }
+        if self.json { print_json(&[&row]) } else { shown(&row, &model) }?;
+        match self.bar {
+            Some(bar) if row.tokens_per_second < bar as f64 => {
+                let message = format!("{:.0} tokens/s, below the bar of {bar}", row.tokens_per_second);
+                Err(Failure::new(FailureKind::Threshold, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn name(&self) -> &str {
         self.model.as_deref().or(self.model_option.as_deref()).unwrap_or_default()
     }
 
-    fn loaded(&self) -> Result<Llama, Failure> {
-        match self.random_weights {
-            true => drawn(self.name(), &self.options),
-            false => Ok(self.options.load(self.name())?.llama),
+    /// The model, with the adapters that are asked for.
+    fn loaded(&self, adapter: Option<&Adapter>) -> Result<Llama, Failure> {
+        let mut model = match self.random_weights {
+            true => drawn(self.name(), &self.options, adapter.map_or(Base::Full, |it| it.base))?,
+            false => self.options.load(self.name())?.llama,
+        };
+        if let Some(adapter) = adapter {
+            let (base, device) =
+                (BaseModel { name: self.name().to_owned(), fingerprint: None }, model.embedding.device());
+            model.adapt(adapter, SEED, (base, device))?;
         }
+        Ok(model)
+    }
+
+    /// What bytes and arithmetic of a step on a device follow from.
+    fn sizes(&self, model: &Llama, card: &Card) -> Sizes {
+        let (config, adapter) = (&model.config, model.adapter.as_ref().map(|it| &it.config));
+        Sizes::new(config, model.embedding.kind(), adapter).under(&self.options.backend, config, (self.context, card))
     }
 
     /// Peak of the device in FLOP/s.
@@ -195,14 +241,17 @@ struct Measured {
 fn measured(model: &Llama, batch: usize, length: usize, count: usize) -> Result<Measured, Failure> {
     let device = model.embedding.device();
     let config = AdamConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, decayed: Decayed::Matrices };
-    let keeping = Keeping { memory: model.memory, seed: 1, shard: Shard::WHOLE };
-    let mut optimizer = AdamW::keeping(config, keeping, model.parameters())?;
+    let keeping = Keeping { memory: model.memory, seed: SEED, shard: Shard::WHOLE };
+    let mut optimizer = AdamW::keeping(config, keeping, model.trained())?;
     let plan = model.positions(&model.config.encoding().plan(length, Precision::HubCompatible)?);
     let pass = Pass { plan: &plan, offset: 0, mask: attention::Mask::Causal { offset: 0 } };
     let (mut steps, mut peak_bytes) = (Vec::new(), 0);
     for turn in 0..WARM_UP + count {
         if turn == WARM_UP {
             reset_peak(device).map_err(|error| Failure::config(error.to_string()))?;
+        }
+        if let Some(adapted) = &model.adapter {
+            adapted.pass.set(turn as u64 + 1);
         }
         let mut clock = Clock::new(device);
         let (inputs, targets) = tokens(model, batch, length, turn as u64);
@@ -255,48 +304,13 @@ fn tokens(model: &Llama, batch: usize, length: usize, turn: u64) -> (Tensor, Ten
     (ids.narrow(1, 0, length as i64), ids.narrow(1, 1, length as i64))
 }
 
-/// Arithmetic of a token in a step: three times the forward pass, attention counted causally, the embedding not at all.
-fn counted_flops(config: &ModelConfig, length: usize) -> f64 {
-    let footprint = Footprint::of(config, Kind::Float);
-    let products = footprint.layers * footprint.block_weights() + footprint.vocab * footprint.hidden;
-    let attention = footprint.layers * footprint.queries * (length as u64 + 1);
-    3.0 * (2.0 * products as f64 + 2.0 * attention as f64)
-}
-
-/// Bytes of tensors at most: weights, the optimizer's state, and what a pass and its gradients take.
-fn predicted(model: &Llama, tokens: usize) -> u64 {
-    let (kind, device, memory) = (model.embedding.kind(), model.embedding.device(), &model.memory);
-    let footprint = Footprint::of(&model.config, kind);
-    let parameters = model.parameters();
-    let sizes: Vec<(&str, u64)> = parameters.iter().map(|(name, t)| (name.as_str(), t.numel() as u64)).collect();
-    let weights: u64 = sizes.iter().map(|(_, numel)| footprint.width * numel).sum();
-    let state: u64 = sizes.iter().map(|&(_, numel)| AdamW::state_bytes(kind, numel, memory)).sum();
-    let gradients = AdamW::gradient_bytes(kind, &sizes, 1, model.config.tied, memory);
-    weights + state + footprint.peak(memory, tokens as u64, device, gradients)
-}
-
-/// A policy in words: `attention,offload=true`.
-fn policy(text: &str) -> Result<Memory, Failure> {
-    let line = |part: &str| {
-        let (key, value) = part.split_once('=').unwrap_or(("activations", part));
-        match value.parse::<bool>().is_ok() || value.parse::<u64>().is_ok() {
-            true => format!("{key} = {value}"),
-            false => format!("{key} = {value:?}"),
-        }
-    };
-    let lines: Vec<String> = text.split(',').filter(|part| !part.is_empty()).map(line).collect();
-    toml::from_str(&lines.join("\n")).map_err(|error| {
-        let message = error.message().lines().next().unwrap_or("it cannot be read");
-        Failure::config(format!("--policy {text}: {message}"))
-    })
-}
-
-fn shown(row: &Row) -> Result<(), Failure> {
+fn shown(row: &Row, model: &Llama) -> Result<(), Failure> {
     let shares = row.shares.list().map(|(name, share)| format!("{name} {:.0} %", 100.0 * share)).join(", ");
     let mfu = row.mfu_causal.map_or_else(String::new, |mfu| format!(", {:.0} % of peak", 100.0 * mfu));
+    let adapter = row.adapter.as_ref().map_or_else(String::new, |it| adapter_account(it, &model.config));
     let gib = |bytes: f64| bytes / f64::from(1 << 30);
     print(&format!(
-        "{} on {}, {} x {} tokens: {:.0} tokens/s ({:.0} ms a step{mfu}; {} threads)\n{shares}\nat most {:.3} GiB of \
+        "{} on {}, {} x {} tokens: {:.0} tokens/s ({:.0} ms a step{mfu}; {} threads)\n{adapter}{shares}\nat most {:.3} GiB of \
          tensors, predicted {:.3}\n",
         row.model,
         row.device,
@@ -309,37 +323,4 @@ fn shown(row: &Row) -> Result<(), Failure> {
         gib(row.predicted_peak_bytes as f64),
     ));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Activations, OptimizerState};
-    use crate::model::known_shape;
-
-    #[test]
-    fn a_policy_in_words_is_that_of_a_recipe() {
-        let memory = policy("attention,offload=true,mlp_tokens=4096,optimizer=int8").unwrap();
-        let expected = Memory {
-            activations: Activations::Attention,
-            offload: true,
-            mlp_tokens: 4096,
-            optimizer: OptimizerState::Int8,
-            ..Memory::default()
-        };
-        assert_eq!((memory, policy("all").unwrap()), (expected, Memory::default()));
-        for (wrong, word) in
-            [("everything", "everything"), ("attention,ofload=true", "ofload"), ("offload=7", "offload=7")]
-        {
-            let error = policy(wrong).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
-
-    #[test]
-    fn arithmetic_is_counted_as_published_for_llama_2_7b() {
-        // 3 (13.214 G + 8.59 G) at 32K.
-        let config = known_shape("llama-2-7b").unwrap().unwrap();
-        assert!((counted_flops(&config, 32_768) / 65.4e9 - 1.0).abs() < 2e-3);
-    }
 }
