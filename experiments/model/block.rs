@@ -68,10 +68,8 @@ impl Block {
     /// [`super::recorded`].
     pub(super) fn forward(&self, x: &Tensor, reading: Reading<'_>) -> Result<Tensor, Failure> {
         let from = reading.from;
-        let mut h = self.attended(&self.input_norm.forward(x), reading)?;
-        let _ = h.g_add_(&later(x, from));
-        let mut y = self.fed_forward(&h);
-        Ok(y.g_add_(&h))
+        let attended = self.attended(&self.input_norm.forward(x), reading)?;
+        Ok(self.fed_forward(attended, &later(x, from)))
     }
 
     /// Attention of the tokens from `from` on to all of them, `[batch, length - from, hidden]`.
@@ -99,10 +97,7 @@ impl Block {
             let reading = Reading { pass: &pass, backend, cache: Some((cache, index)), from: 0 };
             attended.push(self.mixed(own.each_ref(), reading)?);
         }
-        let mut h = self.output.forward(&Tensor::cat(&attended, 0));
-        let _ = h.g_add_(x);
-        let mut y = self.fed_forward(&h);
-        Ok(y.g_add_(&h))
+        Ok(self.fed_forward(self.output.forward(&Tensor::cat(&attended, 0)), x))
     }
 
     /// Mixed values `[batch, length - from, heads * head_dim]` of what was projected: queries of the tokens from `from` on, keys and
@@ -150,17 +145,19 @@ impl Block {
         x.transpose(1, 2).reshape([size[0], size[2], self.heads.query * self.heads.dim])
     }
 
-    /// The MLP's part of a block, `[batch, length, hidden]`; every position is on its own.
-    fn fed_forward(&self, x: &Tensor) -> Tensor {
-        let part = |x: &Tensor| self.mlp(&self.post_norm.forward(x));
-        let length = x.size()[1];
-        if length <= MLP_TOKENS {
-            return part(x);
-        }
-        let starts = (0..length).step_by(MLP_TOKENS as usize);
-        let pieces: Vec<Tensor> =
-            starts.map(|start| part(&x.narrow(1, start, MLP_TOKENS.min(length - start)))).collect();
-        Tensor::cat(&pieces, 1)
+    /// `y = h + mlp(norm(h))` with `h = x + attended`, which takes the place of `attended`, all `[batch, length, hidden]`; every
+    /// position is on its own.
+    fn fed_forward(&self, attended: Tensor, x: &Tensor) -> Tensor {
+        let (h, length) = (attended, x.size()[1]);
+        let part = |start: i64| {
+            let tokens = |t: &Tensor| t.narrow(1, start, MLP_TOKENS.min(length - start));
+            self.mlp(&self.post_norm.after_adding(&mut tokens(&h), &tokens(x)))
+        };
+        let mut fed = match length {
+            ..=MLP_TOKENS => part(0),
+            _ => Tensor::cat(&(0..length).step_by(MLP_TOKENS as usize).map(part).collect::<Vec<_>>(), 1),
+        };
+        fed.g_add_(&h)
     }
 
     /// SwiGLU (Shazeer 2020): `down(silu(gate(x)) * up(x))`.

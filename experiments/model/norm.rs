@@ -33,7 +33,17 @@ impl Norm {
         self.by_rows(x).or_else(|| self.by_kernel(x)).unwrap_or_else(|| tch::no_grad(|| self.in_pieces(x)))
     }
 
-    /// The same as a step of libtorch's graph that keeps `x` and nothing else.
+    /// Adds `x` to `h` in place, both `[.., hidden]`, and gives the norm of the sum, in one pass over memory where
+    /// [`Norm::forward`] is one; nothing is recorded for gradients.
+    pub fn after_adding(&self, h: &mut Tensor, x: &Tensor) -> Tensor {
+        if let Some(normed) = self.added_by_rows(h, x).or_else(|| self.added_by_kernel(h, x)) {
+            return normed;
+        }
+        let _ = h.g_add_(x);
+        self.forward(h)
+    }
+
+    /// [`Norm::forward`] as a step of libtorch's graph that keeps `x` and nothing else.
     ///
     /// # Errors
     ///
@@ -91,6 +101,14 @@ impl Norm {
         Some(out)
     }
 
+    fn added_by_rows(&self, h: &mut Tensor, x: &Tensor) -> Option<Tensor> {
+        singles(h).filter(|_| self.bias.is_none())?;
+        let (added, weight) = (singles(x)?, singles(&self.weight)?);
+        let mut out = unset_like(h);
+        rows::rms_norm_after_adding(singles_mut(h)?, added, weight, self.epsilon as f32, singles_mut(&mut out)?);
+        Some(out)
+    }
+
     fn inputs<'a>(&'a self, x: &'a Tensor) -> Inputs<'a> {
         Inputs { x, residual: None, weight: &self.weight, bias: self.bias.as_ref(), epsilon: self.epsilon }
     }
@@ -103,6 +121,12 @@ impl Norm {
         let (inputs, norm) = (self.inputs(x), self.fused());
         let machine = norm.where_used(&inputs, Use::of_process())?;
         told(norm.forward(&machine, &inputs)).map(|normed| normed.out)
+    }
+
+    fn added_by_kernel(&self, h: &Tensor, x: &Tensor) -> Option<Tensor> {
+        let (inputs, norm) = (Inputs { residual: Some(x), ..self.inputs(h) }, self.fused());
+        let machine = norm.where_used(&inputs, Use::of_process())?;
+        told(norm.forward_over(&machine, &inputs)).map(|normed| normed.out)
     }
 
     fn pulled_by_kernel(&self, x: &Tensor, dy: &Tensor, onto: Option<&Tensor>) -> Option<NormGradients> {
@@ -234,6 +258,26 @@ mod tests {
                 assert!(a.allclose(&b, 1e-5, 1e-5, false), "{name}, with a bias: {with_bias}");
             }
             assert!(norm.forward(&x).allclose(&norm.by_libtorch(&x), 1e-5, 1e-5, false));
+        }
+    }
+
+    #[test]
+    fn a_norm_after_adding_has_the_bits_of_one_after_the_other() {
+        for (kind, with_bias, whole) in [
+            (Kind::Float, false, true),
+            (Kind::Float, true, true),
+            (Kind::BFloat16, false, true),
+            // A part of every sequence of several, which is not in one piece.
+            (Kind::Float, false, false),
+        ] {
+            let tensor = |name: &str, shape: &[i64]| drawn(name, shape).to_kind(kind);
+            let bias = with_bias.then(|| tensor("bias", &[24]));
+            let norm = Norm { weight: tensor("weight", &[24]), bias, epsilon: 1e-3 };
+            let part = |t: &Tensor| if whole { t.shallow_clone() } else { t.narrow(1, 1, 3) };
+            let [mut h, mut sum, x] = ["h", "h", "x"].map(|name| part(&tensor(name, &[2, 5, 24])));
+            let _ = sum.g_add_(&x);
+            let (found, expected) = (norm.after_adding(&mut h, &x), norm.forward(&sum));
+            assert_eq!((found, h), (expected, sum), "{kind:?}, with a bias: {with_bias}, whole: {whole}");
         }
     }
 }

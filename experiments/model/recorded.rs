@@ -25,6 +25,7 @@ use super::block::Block;
 use super::host::{in_rows, unset_like};
 use super::linear::{Gradients, places};
 use super::mixing::Mixed;
+use super::norm::Norm;
 use super::offload::Parking;
 use super::pass::Pass;
 use super::positions::PlanTensors;
@@ -131,6 +132,29 @@ struct Inner {
     product: Option<Tensor>,
 }
 
+/// The residual stream between attention and MLP, `[rows, hidden]`.
+struct Stream {
+    h: Tensor,
+    /// What is still to be added to it, which the norm does in passing.
+    lacks: Option<Tensor>,
+}
+
+impl Stream {
+    /// Some of its rows: the same memory.
+    fn tile(&self, (start, count): (i64, i64)) -> Self {
+        let rows = |t: &Tensor| t.narrow(0, start, count);
+        Self { h: rows(&self.h), lacks: self.lacks.as_ref().map(rows) }
+    }
+
+    /// Its norm; it lacks nothing then.
+    fn normed(&mut self, norm: &Norm) -> Tensor {
+        match self.lacks.take() {
+            Some(x) => norm.after_adding(&mut self.h, &x),
+            None => norm.forward(&self.h),
+        }
+    }
+}
+
 /// Gradients by the tensors of a block, part by part.
 struct Sums {
     input_norm: Gradients,
@@ -215,36 +239,36 @@ impl Work {
         let normed = keep.norms.then_some(normed);
         let mixed = Mixed::new(self.backend, &self.pass(), &projected, keep.mixed)?;
         let projected = keep.most.then_some(projected);
-        let h = self.stream(x, &mixed);
+        let stream = self.stream(x, &mixed);
         let mixed = keep.mixed.then_some(mixed);
-        let (y, inner) = self.fed_forward(&h);
-        let stream = keep.most.then_some(h);
+        let (y, inner) = self.fed_forward(&stream);
+        let stream = keep.most.then_some(stream.h);
         Ok((y.view_as(x), Kept { normed, projected, mixed, stream, inner }))
     }
 
-    /// `h = x + output(o)`, `[rows, hidden]`.
-    fn stream(&self, x: &Tensor, mixed: &Mixed) -> Tensor {
-        let mut h = self.block.output.forward(&in_rows(&self.block.merged(mixed.output())));
-        h.g_add_(&in_rows(x))
+    /// `h = x + output(o)`, of which `x` is still to be added.
+    fn stream(&self, x: &Tensor, mixed: &Mixed) -> Stream {
+        let h = self.block.output.forward(&in_rows(&self.block.merged(mixed.output())));
+        Stream { h, lacks: Some(in_rows(x)) }
     }
 
-    /// `y = h + mlp(norm(h))`, `[rows, hidden]`.
-    fn fed_forward(&self, h: &Tensor) -> (Tensor, Inner) {
-        let tiles = self.tiles(h);
-        if let [_] = tiles[..] {
-            return self.fed(h);
+    /// `y = h + mlp(norm(h))`, `[rows, hidden]`; the stream lacks nothing then.
+    fn fed_forward(&self, stream: &Stream) -> (Tensor, Inner) {
+        let tiles = self.tiles(&stream.h);
+        if let [whole] = tiles[..] {
+            return self.fed(stream.tile(whole));
         }
-        let y = unset_like(h);
-        for (start, count) in tiles {
-            y.narrow(0, start, count).copy_(&self.fed(&h.narrow(0, start, count)).0);
+        let y = unset_like(&stream.h);
+        for tile in tiles {
+            y.narrow(0, tile.0, tile.1).copy_(&self.fed(stream.tile(tile)).0);
         }
         (y, Inner::default())
     }
 
     /// The same for a tile.
-    fn fed(&self, h: &Tensor) -> (Tensor, Inner) {
+    fn fed(&self, mut stream: Stream) -> (Tensor, Inner) {
         let (block, keep) = (&self.block, self.keep);
-        let normed = block.post_norm.forward(h);
+        let normed = stream.normed(&block.post_norm);
         let gates = [block.gate.forward(&normed), block.up.forward(&normed)];
         let whole = keep.mlp_tokens == 0;
         let normed = (keep.norms && whole).then_some(normed);
@@ -252,7 +276,7 @@ impl Work {
         let gates = (keep.most && whole).then_some(gates);
         let mut y = block.down.forward(&product);
         let product = (keep.norms && whole).then_some(product);
-        (y.g_add_(h), Inner { normed, gates, product })
+        (y.g_add_(&stream.h), Inner { normed, gates, product })
     }
 
     /// First rows and counts of the pieces that go through the MLP at once; at least one.
@@ -278,9 +302,8 @@ impl Work {
                 (Some(projected), mixed)
             }
         };
-        let h = stream.unwrap_or_else(|| self.stream(x, &mixed));
-        let dh = self.fed_backward(&h, inner, &in_rows(&dy.contiguous()), &mut sums);
-        drop(h);
+        let stream = stream.map_or_else(|| self.stream(x, &mixed), |h| Stream { h, lacks: None });
+        let dh = self.fed_backward(stream, inner, &in_rows(&dy.contiguous()), &mut sums);
 
         block.output.gather(&in_rows(&block.merged(mixed.output())), &dh, &mut sums.output);
         let d_merged = block.output.pulled(&dh, None).view([x.size()[0], x.size()[1], -1]);
@@ -303,24 +326,24 @@ impl Work {
         Ok([Some(dx.view_as(x))].into_iter().chain(sums.list()).collect())
     }
 
-    /// `dh` for `h` and `dy`, all `[rows, hidden]`.
-    fn fed_backward(&self, h: &Tensor, inner: Inner, dy: &Tensor, sums: &mut Sums) -> Tensor {
-        let tiles = self.tiles(h);
+    /// `dh` for the stream and `dy`, `[rows, hidden]`.
+    fn fed_backward(&self, stream: Stream, inner: Inner, dy: &Tensor, sums: &mut Sums) -> Tensor {
+        let tiles = self.tiles(&stream.h);
         if let [_] = tiles[..] {
-            return self.fed_back(h, inner, dy, sums);
+            return self.fed_back(stream, inner, dy, sums);
         }
-        let dh = unset_like(h);
-        for (start, count) in tiles {
-            let tile = |t: &Tensor| t.narrow(0, start, count);
-            tile(&dh).copy_(&self.fed_back(&tile(h), Inner::default(), &tile(dy), sums));
+        let dh = unset_like(&stream.h);
+        for tile in tiles {
+            let part = |t: &Tensor| t.narrow(0, tile.0, tile.1);
+            part(&dh).copy_(&self.fed_back(stream.tile(tile), Inner::default(), &part(dy), sums));
         }
         dh
     }
 
     /// The same for a tile.
-    fn fed_back(&self, h: &Tensor, inner: Inner, dy: &Tensor, sums: &mut Sums) -> Tensor {
+    fn fed_back(&self, mut stream: Stream, inner: Inner, dy: &Tensor, sums: &mut Sums) -> Tensor {
         let block = &self.block;
-        let normed = inner.normed.unwrap_or_else(|| block.post_norm.forward(h));
+        let normed = inner.normed.unwrap_or_else(|| stream.normed(&block.post_norm));
         let [gate, up] = inner.gates.unwrap_or_else(|| [block.gate.forward(&normed), block.up.forward(&normed)]);
         let Pulled { gate: d_gate, up: d_up, product } =
             swiglu::backward(&gate, &up, block.down.pulled(dy, None), inner.product);
@@ -331,7 +354,7 @@ impl Work {
         block.up.gather(&normed, &d_up, &mut sums.up);
         let d_normed = block.gate.pulled(&d_gate, None);
         let d_normed = block.up.pulled(&d_up, Some(d_normed));
-        block.post_norm.backward(h, &d_normed, Some(dy), &mut sums.post_norm)
+        block.post_norm.backward(&stream.h, &d_normed, Some(dy), &mut sums.post_norm)
     }
 }
 

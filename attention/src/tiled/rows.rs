@@ -13,7 +13,7 @@
 //! assert!((out[0] - 3.0 / root).abs() < 1e-6 && (out[1] - 8.0 / root).abs() < 1e-6);
 //! ```
 
-use super::simd::rows::{LogSumExp, RmsNorm, RmsNormBack, SoftmaxTimes, SwiGlu, SwiGluBack};
+use super::simd::rows::{AddRmsNorm, LogSumExp, RmsNorm, RmsNormBack, SoftmaxTimes, SwiGlu, SwiGluBack};
 use super::simd::{Isa, Simd, Work, dispatch};
 use super::workers::for_each;
 
@@ -57,6 +57,20 @@ pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     assert!(!weight.is_empty() && x.len().is_multiple_of(weight.len()), "whole rows");
     let size = piece(weight.len()) * weight.len();
     for_each(x.chunks(size).zip(out.chunks_mut(size)), |(x, out)| with_best(RmsNorm { x, weight, epsilon, out }));
+}
+
+/// [`rms_norm`] of `x + added`, which takes the place of `x`; the same bits as the one after the other, in one pass over memory.
+///
+/// # Panics
+///
+/// When lengths do not fit.
+pub fn rms_norm_after_adding(x: &mut [f32], added: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    check("out", out.len(), x.len());
+    check("added", added.len(), x.len());
+    assert!(!weight.is_empty() && x.len().is_multiple_of(weight.len()), "whole rows");
+    let size = piece(weight.len()) * weight.len();
+    let pieces = x.chunks_mut(size).zip(added.chunks(size)).zip(out.chunks_mut(size));
+    for_each(pieces, |((x, added), out)| with_best(AddRmsNorm { x, added, weight, epsilon, out }));
 }
 
 /// What [`rms_norm_backward`] is given.

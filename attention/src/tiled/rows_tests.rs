@@ -179,6 +179,19 @@ fn a_logit_that_is_nan_makes_the_loss_nan() {
 }
 
 #[test]
+fn a_norm_after_adding_has_the_bits_of_a_sum_and_its_norm() {
+    for (isa, width) in sets().flat_map(|isa| WIDTHS.map(|width| (isa, width))) {
+        let [x, added] = [1, 2].map(|seed| numbers(ROWS * width, seed));
+        let (weight, epsilon) = (&numbers(width, 4)[..], 1e-5);
+        let sum: Vec<f32> = x.iter().zip(&added).map(|(x, added)| x + added).collect();
+        let (mut of_sum, mut out, mut over) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()], x);
+        by(isa, RmsNorm { x: &sum, weight, epsilon, out: &mut of_sum });
+        by(isa, AddRmsNorm { x: &mut over, added: &added, weight, epsilon, out: &mut out });
+        assert_eq!((over, out), (sum, of_sum), "{isa} {width}");
+    }
+}
+
+#[test]
 fn pieces_join_to_the_whole_on_any_number_of_threads() {
     let (rows, width) = (5000, 24);
     let [x, grad, onto] = [1, 2, 3].map(|seed| numbers(rows * width, seed));
@@ -189,6 +202,10 @@ fn pieces_join_to_the_whole_on_any_number_of_threads() {
         pool.install(|| {
             let (mut normed, mut pulled) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
             rms_norm(&x, &weight, 1e-5, &mut normed);
+            // Zeros change no number.
+            let (mut over, mut again) = (x.clone(), vec![f32::NAN; x.len()]);
+            rms_norm_after_adding(&mut over, &vec![0.0; x.len()], &weight, 1e-5, &mut again);
+            assert_eq!(again, normed);
             let weights = rms_norm_backward(given, &mut pulled);
             let (mut product, mut by_up, mut by_gate) = (normed.clone(), normed.clone(), grad.clone());
             swiglu_backward(&x, &onto, &mut by_gate, &mut by_up, Some(&mut product));

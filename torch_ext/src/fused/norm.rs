@@ -4,7 +4,7 @@
 //! writes a row; parts of the gradient by the weight are float32 rows, one for each group that goes through the rows, and
 //! are added up in one order.
 
-use tch::{Kind, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::FusedError;
 use super::kernel::{self, Element, Kernel, Pass, Spec};
@@ -162,12 +162,35 @@ impl Norm {
     ///
     /// When tensors do not belong together or rows are longer than a kernel holds; what the machine says.
     pub fn forward<M: Machine>(self, machine: &M, inputs: &Inputs<'_>) -> Result<Normed, FusedError> {
+        self.forward_into(machine, inputs, |x| empty(&x.size(), x.kind(), x))
+    }
+
+    /// The same with the sum in place of `inputs.x`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Norm::forward`].
+    pub fn forward_over<M: Machine>(self, machine: &M, inputs: &Inputs<'_>) -> Result<Normed, FusedError> {
+        let normed = self.forward_into(machine, inputs, |x| Ok(x.shallow_clone()))?;
+        if address(&normed.sum) != address(inputs.x) {
+            inputs.x.detach().f_copy_(&normed.sum)?;
+        }
+        Ok(normed)
+    }
+
+    /// Forward with the sum in what `place` makes of `x` in one piece, which it may be itself: a thread reads what it writes.
+    fn forward_into<M: Machine>(
+        self,
+        machine: &M,
+        inputs: &Inputs<'_>,
+        place: impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Result<Normed, FusedError> {
         let job = self.job(inputs)?;
         let x = dense(inputs.x)?;
         let [residual, bias] = [inputs.residual, inputs.bias].map(|tensor| tensor.map(dense).transpose());
         let (residual, bias, weight) = (residual?, bias?, dense(inputs.weight)?);
         let out = empty(&job.shape, x.kind(), &x)?;
-        let sum = residual.as_ref().map(|_| empty(&job.shape, x.kind(), &x)).transpose()?;
+        let sum = residual.as_ref().map(|_| place(&x)).transpose()?;
         let rstd = empty(&[job.rows], Kind::Float, &x)?;
         let mean = self.is_layer().then(|| empty(&[job.rows], Kind::Float, &x)).transpose()?;
         let params = Params {

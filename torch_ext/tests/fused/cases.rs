@@ -185,6 +185,8 @@ impl Case {
             epsilon: EPSILON,
         };
         let normed = norm.forward(machine, &inputs)?;
+        let spent = dx.copy();
+        let again = norm.forward_over(machine, &Inputs { x: &spent, ..inputs })?;
         let [dgrad, dgrad_sum] = [&grad, &grad_sum].map(|tensor| tensor.to_device(device));
         let gradients = Gradients { grad: &dgrad, grad_sum: has_residual.then_some(&dgrad_sum) };
         // Of half of the cases the statistics are found again.
@@ -210,7 +212,9 @@ impl Case {
         }
         let mut judged = vec![
             self.judgement("sum", &normed.sum, all[0].clone(), &sum),
-            self.judgement("normed", &normed.out, exact.out, &plain.normed),
+            self.judgement("sum in place", &spent, all[0].clone(), &sum),
+            self.judgement("normed", &normed.out, exact.out.clone(), &plain.normed),
+            self.judgement("normed of it", &again.out, exact.out, &plain.normed),
             self.judgement("gradient by x", &found.x, by_x, &leaf_x.grad()),
             self.judgement("gradient by the weight", &found.weight, by_weight, &leaf_weight.grad()),
         ];

@@ -68,14 +68,48 @@ impl Work for RmsNorm<'_> {
     fn run<S: Simd>(self, simd: S) {
         let width = self.weight.len();
         for (x, out) in self.x.chunks_exact(width).zip(self.out.chunks_exact_mut(width)) {
-            let scale = simd.splat(inverse_root(simd, x, self.epsilon));
+            normed(simd, x, (self.weight, self.epsilon), out);
+        }
+    }
+}
+
+/// The same of rows to which others are added first, in place.
+#[derive(Debug)]
+pub(in crate::tiled) struct AddRmsNorm<'a> {
+    pub(in crate::tiled) x: &'a mut [f32],
+    pub(in crate::tiled) added: &'a [f32],
+    pub(in crate::tiled) weight: &'a [f32],
+    pub(in crate::tiled) epsilon: f32,
+    pub(in crate::tiled) out: &'a mut [f32],
+}
+
+impl Work for AddRmsNorm<'_> {
+    type Answer = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let width = self.weight.len();
+        let rows = self.x.chunks_exact_mut(width).zip(self.added.chunks_exact(width));
+        for ((x, added), out) in rows.zip(self.out.chunks_exact_mut(width)) {
             let mut at = 0;
             while at < width {
-                let scaled = simd.mul(load(simd, x, at, 0.0), scale);
-                store(simd, out, at, simd.mul(scaled, load(simd, self.weight, at, 0.0)));
+                store(simd, x, at, simd.add(load(simd, x, at, 0.0), load(simd, added, at, 0.0)));
                 at = at.wrapping_add(S::LANES);
             }
+            normed(simd, x, (self.weight, self.epsilon), out);
         }
+    }
+}
+
+/// A row of [`RmsNorm`].
+#[inline(always)]
+fn normed<S: Simd>(simd: S, x: &[f32], (weight, epsilon): (&[f32], f32), out: &mut [f32]) {
+    let scale = simd.splat(inverse_root(simd, x, epsilon));
+    let mut at = 0;
+    while at < x.len() {
+        let scaled = simd.mul(load(simd, x, at, 0.0), scale);
+        store(simd, out, at, simd.mul(scaled, load(simd, weight, at, 0.0)));
+        at = at.wrapping_add(S::LANES);
     }
 }
 
