@@ -49,7 +49,7 @@ const fn bug(file: &'static str, from: &'static str, to: &'static str) -> Mutati
     Mutation { file, from, to }
 }
 
-const MUTATIONS: [Mutation; 32] = [
+const MUTATIONS: [Mutation; 33] = [
     // Descriptors and the exchange.
     bug("hopper/tile.cuh", "(1024 >> 4) << 32", "(2048 >> 4) << 32"),
     bug("hopper/tile.cuh", "step % 4 * 32", "step % 4 * 16"),
@@ -70,6 +70,7 @@ const MUTATIONS: [Mutation; 32] = [
     bug("hopper/forward.cu", "mbarrier_wait(shared_address(V_FULL(v_ring.stage())), v_ring.parity());", ""),
     bug("hopper/forward.cu", "if (next_group == 0) group_arrive", "if (false) group_arrive"),
     bug("hopper/keys.cu", "mbarrier_wait(shared_address(DQ_EMPTY(group)), dq_parity);", ""),
+    bug("hopper/keys.cu", "arrive(DQ_FULL(group, dq_parity ^ 1));", "arrive(DQ_FULL(group, 0));"),
     bug("hopper/keys.cu", "mbarrier_wait(shared_address(KV_FULL), steps.letters.ring.count % 2);", ""),
     bug("hopper/keys.cu", "group_barrier(CONSUMERS_BARRIER, 2 * WARPGROUP);", ""),
     bug(

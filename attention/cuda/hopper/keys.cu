@@ -3,9 +3,9 @@
 // by queries, so that weights and gradients are left factors of dv and dk in registers; for dq the gradients go through
 // shared memory, and each tile of keys adds its part to dq in float32 by the copy engine.
 //
-// Of the first warpgroup one thread gives out work, one brings tiles and one adds to dq; the other two compute 64 keys each. Grid: as many blocks
-// as multiprocessors. With `turns` tiles of keys add to a tile of queries in a fixed order, the last tile of keys first, so that
-// the result is the same bits every time; pieces are then to come in that order, shortest_first.
+// Of the first warpgroup one thread gives out work, one brings tiles and two add to dq; the other two compute 64 keys each.
+// Grid: as many blocks as multiprocessors. With `turns` tiles of keys add to a tile of queries in a fixed order, the last tile
+// of keys first, so that the result is the same bits every time; pieces are then to come in that order, shortest_first.
 
 #define THREADS (3 * WARPGROUP)
 #define QUERY_BLOCKS (TILE_M / 8)
@@ -38,9 +38,9 @@ typedef u32 Factor[QUERY_BLOCKS / 2][4];
 #define MBARRIERS (LETTERS + LETTERS_BYTES)
 #define KV_FULL MBARRIERS
 #define KV_EMPTY (MBARRIERS + 8)
-#define DQ_FULL(group) (MBARRIERS + 16 + 8 * (group))
-#define DQ_EMPTY(group) (MBARRIERS + 32 + 8 * (group))
-#define Q_FULL(stage) (MBARRIERS + 48 + 8 * (stage))
+#define DQ_EMPTY(group) (MBARRIERS + 16 + 8 * (group))
+#define DQ_FULL(group, adder) (MBARRIERS + 32 + 16 * (adder) + 8 * (group))
+#define Q_FULL(stage) (MBARRIERS + 64 + 8 * (stage))
 #define Q_EMPTY(stage) (Q_FULL(STAGES) + 8 * (stage))
 #define G_FULL(stage) (Q_EMPTY(STAGES) + 8 * (stage))
 #define G_EMPTY(stage) (G_FULL(STAGES) + 8 * (stage))
@@ -125,13 +125,17 @@ DEVICE void produce(const Launch &launch) {
     }
 }
 
-// One thread: adds to dq what the consumers leave in shared memory.
-DEVICE void add_up(const Launch &launch) {
+// Two threads, of which each takes every second step: add to dq what the consumers leave in shared memory. One finds out
+// whether it is its turn while the other waits for its sums to be there, before it tells the next.
+DEVICE void add_up(const Launch &launch, u32 adder) {
     const Params &p = launch.p;
-    u32 parity = 0;
+    Ring<2> ring = {0};
     Steps steps = Steps::of();
     for (; steps.letters.receive(), steps.first_key() >= 0; steps.letters.next()) {
         steps.each([&](int head, int tile) {
+            u32 parity = ring.parity(), whose = ring.stage();
+            ring.advance();
+            if (whose != adder) return;
             auto turn = [&] { return launch.turns + 2 * turn_of(p, TILE_M, head, steps.batch(), tile); };
             int passed_on = 0;
             if (launch.turns) {
@@ -141,7 +145,7 @@ DEVICE void add_up(const Launch &launch) {
                 passed_on = Turns::rise<TILE_N>(p, mine, load_int(turn() + 1));
             }
             UNROLL_BY(1) for (int group = 0; group < 2; group++) {
-                mbarrier_wait(shared_address(DQ_FULL(group)), parity);
+                mbarrier_wait(shared_address(DQ_FULL(group, adder)), parity);
                 UNROLL for (int box = 0; box < 2; box++)
                     tensor_add(launch.dq_sum, shared_address(DQ_TILE(group) + box * BOX_BYTES(64)), DQ_COLUMN(group) + 32 * box,
                                tile * TILE_M + DQ_QUERY(group), head, steps.batch());
@@ -149,7 +153,6 @@ DEVICE void add_up(const Launch &launch) {
             bulk_commit();
             bulk_wait_read();
             for (int group = 0; group < 2; group++) mbarrier_arrive(shared_address(DQ_EMPTY(group)));
-            parity ^= 1;
             if (launch.turns) {
                 bulk_wait();
                 global_async_fence();
@@ -345,7 +348,7 @@ DEVICE void consume(const Launch &launch, int group) {
             mbarrier_wait(shared_address(DQ_EMPTY(group)), dq_parity);
             store_floats(shared_address(DQ_TILE(group)), dq);
             async_fence();
-            arrive(DQ_FULL(group));
+            arrive(DQ_FULL(group, dq_parity ^ 1));
             if (!LATE_DK) {
                 wgmma_wait<0>();
                 hold(dk);
@@ -371,12 +374,12 @@ DEVICE void consume(const Launch &launch, int group) {
 KERNEL(THREADS, 1) attention_keys(GRID_CONSTANT const Launch launch) {
     int group = warpgroup_index();
     if (thread_index() == 0) {
-        // Eight warps of consumers, and the two threads that move data.
-        Letters::of(LETTERS).init(8 + 2);
+        // Eight warps of consumers, and the three threads that move data.
+        Letters::of(LETTERS).init(8 + 3);
         mbarrier_init(shared_address(KV_FULL), 1);
         mbarrier_init(shared_address(KV_EMPTY), 8);
         for (int other = 0; other < 2; other++) {
-            mbarrier_init(shared_address(DQ_FULL(other)), 4);
+            for (int adder = 0; adder < 2; adder++) mbarrier_init(shared_address(DQ_FULL(other, adder)), 4);
             mbarrier_init(shared_address(DQ_EMPTY(other)), 1);
         }
         for (int stage = 0; stage < STAGES; stage++) {
@@ -391,8 +394,10 @@ KERNEL(THREADS, 1) attention_keys(GRID_CONSTANT const Launch launch) {
     if (group == 0) {
         fewer_registers<PRODUCER_REGISTERS>();
         if (thread_index() == 0) produce(launch);
-        else if (thread_index() == 32) add_up(launch);
-        else if (thread_index() == 64) dispatch(launch);
+        else if (thread_index() == 32) dispatch(launch);
+        // By constants: what is worked out of a thread's number here is kept for the consumers, too, who have no register for it.
+        else if (thread_index() == 64) add_up(launch, 0);
+        else if (thread_index() == 96) add_up(launch, 1);
     } else {
         more_registers<CONSUMER_REGISTERS>();
         consume(launch, group - 1);

@@ -92,7 +92,7 @@ pub(super) fn kernel(spec: Spec) -> Option<Kernel> {
             let tiles = 2 * tile(KEY_TILE) + 2 * STAGES * tile(query_tile);
             // Gradients of scores in two buffers, those of queries in float32, two numbers of each query.
             let gradients = 2 * 2 * KEY_TILE * query_tile + KEY_CONSUMERS * 64 * 64 * 4 + 2 * STAGES * 4 * query_tile;
-            tiles + gradients + LETTERS_BYTES + (2 + 2 * KEY_CONSUMERS + 4 * STAGES) * MBARRIER
+            tiles + gradients + LETTERS_BYTES + (2 + 3 * KEY_CONSUMERS + 4 * STAGES) * MBARRIER
         }
         _ => 0,
     };
