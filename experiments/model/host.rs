@@ -17,11 +17,14 @@ pub(super) fn singles_mut(x: &mut Tensor) -> Option<&mut [f32]> {
 /// Numbers that operations of several passes take at once: few enough that what comes between them stays in a cache.
 pub(super) const AT_ONCE: i64 = 1 << 18;
 
-/// First rows and counts of the pieces in which rows `[rows, width]` in main memory go through operations that make float32
-/// copies of them; elsewhere they go as a whole.
+/// The same on a GPU: seven float32 copies of so many take 0.94 GB, and a kernel has enough to do.
+const AT_ONCE_ON_GPU: i64 = 1 << 25;
+
+/// First rows and counts of the pieces in which rows `[rows, width]` go through operations that make float32 copies of them.
 pub(super) fn pieces(rows: &Tensor) -> Vec<(i64, i64)> {
     let (count, width) = rows.size2().unwrap_or((0, 1));
-    let size = if rows.device() == Device::Cpu { AT_ONCE / width.max(1) } else { count }.max(1);
+    let numbers = if rows.device() == Device::Cpu { AT_ONCE } else { AT_ONCE_ON_GPU };
+    let size = (numbers / width.max(1)).max(1);
     (0..count).step_by(size as usize).map(|start| (start, size.min(count - start))).collect()
 }
 

@@ -157,6 +157,22 @@ fn cells_show_number_count_and_interval() {
     assert!(trained.contains(">original 256</text>") && trained.contains(">trained 1K</text>"));
 }
 
+#[test]
+fn a_context_that_the_axis_does_not_reach_has_no_line_across_the_names() {
+    let lines = |report: Report| {
+        let (_folder, rendered) = drawn(report);
+        let figures = svgs(&rendered).into_iter().filter(|(id, _)| id == "perplexity-p2" || id == "passkey-bowline-1");
+        figures.map(|(_, text)| text).collect::<Vec<_>>()
+    };
+    let near = lines(small());
+    assert!(near.len() == 2 && near.iter().all(|text| text.contains(">trained 1K</text>")));
+    let mut report = small();
+    for variant in report.variants.iter_mut().filter(|it| it.trained_context > it.original_context) {
+        variant.trained_context = 65536;
+    }
+    assert!(lines(report).iter().all(|text| text.contains(">original 256</text>") && !text.contains("trained 64K")));
+}
+
 fn digits(row: &Row) -> [String; 3] {
     [row.value, row.low, row.high].map(|v| v.to_string())
 }

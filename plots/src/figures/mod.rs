@@ -14,7 +14,7 @@ mod training;
 use std::collections::BTreeSet;
 
 use crate::chart::heat::{ORIGINAL, TRAINED};
-use crate::chart::{Figure, Intervals, Rule, Series};
+use crate::chart::{Axis, Figure, Intervals, Rule, Series};
 use crate::study::Study;
 use crate::ticks;
 
@@ -106,11 +106,12 @@ pub(crate) fn figures(parts: &[Part]) -> Vec<&Figure> {
     found
 }
 
-/// Vertical lines at the original and trained contexts.
-fn context_rules(study: &Study<'_>) -> Vec<Rule> {
+/// Vertical lines at the original and trained contexts that an axis of lengths reaches.
+fn context_rules(study: &Study<'_>, axis: &Axis) -> Vec<Rule> {
     let rule = |n: usize, word: &str, dash| Rule { at: n as f64, label: format!("{word} {}", ticks::tokens(n)), dash };
     let mut rules: Vec<Rule> = study.original_contexts().into_iter().map(|n| rule(n, "original", ORIGINAL)).collect();
     rules.extend(study.trained_contexts().into_iter().map(|n| rule(n, "trained", TRAINED)));
+    rules.retain(|rule| (0.0..=1.0).contains(&axis.share(rule.at)));
     rules.sort_by(|a, b| a.at.total_cmp(&b.at));
     rules
 }

@@ -148,9 +148,9 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, metric: &str) -> Option<Fig
     let (intervals, words) = drawn(Intervals::Band, "bands are 95 % intervals over documents", series.len());
     let subtitle = format!("Lower is better; {words}; both axes are logarithmic.{}", key(&series));
     let chart = LineChart {
+        verticals: context_rules(study, &x),
         x,
         y: y_axis(&series, heading_of_axis(metric), ceiling(inside.into_iter(), all.into_iter())),
-        verticals: context_rules(study),
         horizontals: Vec::new(),
         intervals,
         naming: Naming::Direct,

@@ -91,9 +91,9 @@ fn figure(study: &Study<'_>, curves: &[(&Model, &PositionLoss)], length: usize) 
         high: high + room,
     };
     let chart = LineChart {
+        verticals: context_rules(study, &x),
         x,
         y,
-        verticals: context_rules(study),
         horizontals: Vec::new(),
         intervals,
         naming: Naming::Direct,

@@ -58,12 +58,6 @@ pub(crate) fn pools(metric: &str) -> bool {
 
 /// What a metric is, for a caption or a column's head.
 fn words(metric: &str) -> String {
-    if let Some(of) = metric.strip_suffix("_in_window") {
-        return format!("{}, all lengths within the window", words(of));
-    }
-    if let Some(of) = metric.strip_suffix("_beyond_window") {
-        return format!("{}, all lengths beyond the window", words(of));
-    }
     match metric {
         "accuracy" => "Accuracy (generated answer)".to_owned(),
         FORCED => "Accuracy (every token of the answer ranked first, teacher-forced)".to_owned(),
@@ -71,6 +65,18 @@ fn words(metric: &str) -> String {
         "accuracy_weighted_inc" => "Accuracy, long lengths weighing more".to_owned(),
         "accuracy_weighted_dec" => "Accuracy, short lengths weighing more".to_owned(),
         other => other.to_owned(),
+    }
+}
+
+/// What a metric over several lengths is, and over which: `teacher-forced`, `within the window`.
+fn pooled_words(metric: &str) -> (String, &'static str) {
+    let parts = [("_in_window", "within the window"), ("_beyond_window", "beyond the window")];
+    let found = parts.into_iter().find_map(|(end, place)| Some((metric.strip_suffix(end)?, place)));
+    match found {
+        Some(("accuracy", place)) => ("generated".to_owned(), place),
+        Some((FORCED, place)) => ("teacher-forced".to_owned(), place),
+        Some((of, place)) => (words(of), place),
+        None => (words(metric), ""),
     }
 }
 
@@ -95,7 +101,8 @@ pub(crate) fn named(protocol: Protocol<'_>) -> String {
 fn pooled_table(study: &Study<'_>, protocol: Protocol<'_>, metrics: &[&str]) -> Option<Table> {
     let row = |model: &Model, metric: &str| study.of(model, protocol, metric).into_iter().find(|r| r.depth.is_none());
     let mut head = vec!["variant".to_owned()];
-    head.extend(metrics.iter().map(|metric| words(metric)));
+    let joined = |(what, place): (String, &str)| if place.is_empty() { what } else { format!("{what}, {place}") };
+    head.extend(metrics.iter().map(|metric| joined(pooled_words(metric))));
     let mut rows = Vec::new();
     let mut ways: Vec<String> = Vec::new();
     for model in study.models.iter().filter(|m| metrics.iter().any(|metric| row(m, metric).is_some())) {
@@ -112,7 +119,10 @@ fn pooled_table(study: &Study<'_>, protocol: Protocol<'_>, metrics: &[&str]) -> 
                 cell.text
             };
             cells.push(TableCell { text, ..cell });
-            let way = found.how.iter().map(|how| format!("{}: {how}.", words(metric)));
+            // Both accuracies are of the same lengths.
+            let (what, place) = pooled_words(metric);
+            let of = if place.is_empty() { what } else { capital(place) };
+            let way = found.how.iter().map(|how| format!("{of}: {how}."));
             ways.extend(way.filter(|way| !ways.contains(way)).collect::<Vec<_>>());
         }
         rows.push(cells);
@@ -293,9 +303,9 @@ fn lines(study: &Study<'_>, protocol: Protocol<'_>, metric: &str, drawn: bool) -
     let description = format!("{} of {} against context length. {}.", words(metric), named(protocol), ends.join("; "));
     let id = if drawn { protocol.slug() } else { format!("{}-{}", protocol.slug(), slug(metric)) };
     let chart = LineChart {
+        verticals: context_rules(study, &x),
         x,
         y: Axis::of_shares("accuracy"),
-        verticals: context_rules(study),
         horizontals: threshold.map(threshold_rule).into_iter().collect(),
         intervals,
         naming: Naming::Direct,

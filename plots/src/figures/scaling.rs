@@ -121,10 +121,11 @@ fn figure(study: &Study<'_>, protocol: Protocol<'_>, fitted: &[Fitted<'_>]) -> F
         low: low - room,
         high: high + room,
     };
+    let x = Axis::of_lengths("context length (tokens)", all().map(|p| p.x).collect::<Vec<_>>().into_iter());
     let chart = LineChart {
-        x: Axis::of_lengths("context length (tokens)", all().map(|p| p.x).collect::<Vec<_>>().into_iter()),
+        verticals: context_rules(study, &x),
+        x,
         y,
-        verticals: context_rules(study),
         horizontals: Vec::new(),
         intervals: Intervals::Bars,
         naming: Naming::Direct,
