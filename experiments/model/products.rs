@@ -1,9 +1,9 @@
 //! The three products of a linear map, each by who is fastest: for float32 in main memory and many rows those of
 //! [`attention::tiled::linear`], else libtorch's.
 //!
-//! Ours pack the weight alone, MKL both operands. On two cores with AVX-512 ours took 0.83 to 1.01 of MKL's time from 1024 rows on,
-//! for widths from 160 to 2048, and more than it at 512; weights' gradients, which pack nothing, 0.67 to 1.01, and what MKL takes
-//! where the weight holds half a million numbers or more (`cargo bench --bench linear`; `docs/benchmarks.md`).
+//! Ours pack the weight alone, MKL both operands. On two cores with AVX-512 ours took 0.82 to 1.01 of MKL's time from 1024 rows on,
+//! for widths from 160 to 2048, and mostly more than it at 512 and below; weights' gradients, which pack nothing, 0.67 to 1.0 up to
+//! a quarter of a million numbers of a weight, and what MKL takes beyond (`cargo bench --bench linear`; `docs/benchmarks.md`).
 
 use attention::tiled::linear::{self, Map};
 use tch::{TchError, Tensor};
@@ -17,7 +17,7 @@ const MANY_ROWS: i64 = 1024;
 const SOME_ROWS: i64 = 16;
 
 /// Numbers up to which a weight's gradient is ours.
-const SMALL_WEIGHT: usize = 1 << 19;
+const SMALL_WEIGHT: usize = 1 << 18;
 
 /// `x W^T`, `[.., outputs]` of `x` `[.., inputs]`, where ours is the faster one. Nothing is recorded for gradients.
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Option<Tensor> {
