@@ -38,3 +38,11 @@ pub(super) fn in_rows(x: &Tensor) -> Tensor {
 pub(super) fn unset_like(x: &Tensor) -> Tensor {
     Tensor::empty(x.size(), (x.kind(), x.device()))
 }
+
+/// Normal numbers by a name, for tests.
+#[cfg(test)]
+pub(super) fn drawn(seed: u64, name: &str, shape: &[i64]) -> Tensor {
+    let rng = crate::data::rng::CounterRng::new(seed).stream(name);
+    let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64).map(|n| rng.normal(n) as f32).collect();
+    Tensor::from_slice(&values).view(shape)
+}

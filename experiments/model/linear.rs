@@ -179,14 +179,12 @@ impl Weight {
 
 #[cfg(test)]
 mod tests {
+    use super::super::host;
     use super::super::lora::{LowRankConfig, PassNumber};
     use super::*;
-    use crate::data::rng::CounterRng;
 
     fn drawn(name: &str, shape: &[i64]) -> Tensor {
-        let rng = CounterRng::new(5).stream(name);
-        let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64).map(|n| rng.normal(n) as f32).collect();
-        Tensor::from_slice(&values).view(shape)
+        host::drawn(5, name, shape)
     }
 
     /// A map of 64 to 24 with a bias and an adapter that drops a part, its base frozen, in full or in NF4.

@@ -232,13 +232,11 @@ fn wide(x: &Tensor) -> Kind {
 
 #[cfg(test)]
 mod tests {
+    use super::super::host;
     use super::*;
-    use crate::data::rng::CounterRng;
 
     fn drawn(name: &str, shape: &[i64]) -> Tensor {
-        let rng = CounterRng::new(7).stream(name);
-        let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64).map(|n| rng.normal(n) as f32).collect();
-        Tensor::from_slice(&values).view(shape)
+        host::drawn(7, name, shape)
     }
 
     #[test]

@@ -99,13 +99,11 @@ fn map<'a>(weight: &'a Tensor, [x, y]: [&Tensor; 2], least: i64) -> Option<Map<'
 mod tests {
     use tch::{Device, Kind};
 
+    use super::super::host;
     use super::*;
-    use crate::data::rng::CounterRng;
 
     fn drawn(name: &str, shape: &[i64]) -> Tensor {
-        let rng = CounterRng::new(11).stream(name);
-        let values: Vec<f32> = (0..shape.iter().product::<i64>() as u64).map(|n| rng.normal(n) as f32).collect();
-        Tensor::from_slice(&values).view(shape)
+        host::drawn(11, name, shape)
     }
 
     #[test]
