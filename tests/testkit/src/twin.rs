@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::{env, fs, process};
 
 /// The C++ of the twin.
-const FILES: [&str; 4] = ["machine.hpp", "primitives.hpp", "hopper.hpp", "main.hpp"];
+const FILES: [&str; 5] = ["machine.hpp", "primitives.hpp", "copies.hpp", "hopper.hpp", "main.hpp"];
 
 /// The part of a text that the twin has another body for.
 const HOPPER: &str = "hopper.cuh";

@@ -104,7 +104,7 @@ struct Lane {
     unsigned char *stack;
 };
 
-// What a block has beyond that: generation 2 keeps more of it, see hopper.hpp.
+// What a block has beyond that: generation 2 keeps more of it, see copies.hpp.
 struct More;
 
 // Barriers of a block, by number.
