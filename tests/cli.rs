@@ -263,6 +263,13 @@ fn doctor_tells_what_the_machine_can_do() {
     assert!(backends.contains(&"libtorch") && backends.contains(&"reference"), "{backends:?}");
     let page = bowline(dir.path(), ["doctor"]).expect(0).out;
     assert!(page.contains("libtorch") && page.contains("cuda"), "{page}");
+    // Two threads may meet other programs on their cores; what they wait by is the user's.
+    let with = |policy: &str| {
+        let mut doctor = command(dir.path(), ["doctor"]);
+        doctor.env("OMP_NUM_THREADS", "2").env("OMP_WAIT_POLICY", policy).env_remove("GOMP_SPINCOUNT");
+        Running::start(doctor).finished().expect(0).out
+    };
+    assert!(with("active").contains("OMP_WAIT_POLICY=passive") && !with("passive").contains("spinning"));
 }
 
 #[test]

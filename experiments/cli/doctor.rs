@@ -39,6 +39,8 @@ struct Cpu {
     features: Vec<&'static str>,
     cores: usize,
     threads: i32,
+    /// Whether libtorch's OpenMP threads wait for their next loop by spinning, as they do unless they are told otherwise.
+    threads_spin: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -166,6 +168,7 @@ impl Findings {
                     .collect(),
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
                 threads: tch::get_num_threads(),
+                threads_spin: threads_spin(),
             },
             cuda: Cuda { available: cuda.is_available(), devices: cuda.devices(), explanation: cuda.to_string() },
             nvrtc: Nvrtc::find(),
@@ -184,6 +187,12 @@ impl Findings {
             line("", format!("from {} {}", text("kind"), text("path")));
         }
         line("cpu", format!("{} cores, {} threads, {}", cpu.cores, cpu.threads, cpu.features.join(" ")));
+        if cpu.threads_spin && cpu.threads > 1 {
+            line(
+                "",
+                "threads wait by spinning: where others use these cores, too, set OMP_WAIT_POLICY=passive".to_owned(),
+            );
+        }
         line("cuda", cuda.explanation.clone());
         line("nvrtc", nvrtc.explanation.clone());
         for BackendFinding { name, runs_on, notes, .. } in backends {
@@ -194,6 +203,12 @@ impl Findings {
         }
         page
     }
+}
+
+/// By what GNU's OpenMP reads of its environment when it is loaded.
+fn threads_spin() -> bool {
+    let is = |name, value: &str| std::env::var(name).is_ok_and(|text| text.trim().eq_ignore_ascii_case(value));
+    !is("OMP_WAIT_POLICY", "passive") && !is("GOMP_SPINCOUNT", "0")
 }
 
 /// What the set-up wrote about where libtorch came from: `source.json` beside the `lib` folder.
