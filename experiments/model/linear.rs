@@ -5,7 +5,6 @@
 //! adds its own: see [`LowRank`].
 
 use tch::{Device, Kind, Tensor};
-use torch_ext::grad_enabled;
 
 use super::host::unset_like;
 use super::lora::LowRank;
@@ -55,8 +54,7 @@ impl Linear {
 
     /// `x W^T + b`.
     fn product(&self, x: &Tensor, weight: &Tensor) -> Tensor {
-        let ours = if grad_enabled() { None } else { products::product(x, weight) };
-        match (ours, &self.bias) {
+        match (products::product(x, weight), &self.bias) {
             (Some(y), None) => y,
             (Some(mut y), Some(bias)) => y.g_add_(bias),
             (None, bias) => x.linear(weight, bias.as_ref()),

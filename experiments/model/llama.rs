@@ -137,8 +137,8 @@ impl Llama {
 
     /// Logits `[.., vocab]` of hidden states `[.., hidden]`.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
-        let ours = if grad_enabled() { None } else { products::product(hidden, self.head_weight()) };
-        ours.unwrap_or_else(|| hidden.linear(self.head_weight(), None::<&Tensor>))
+        let head = self.head_weight();
+        products::product(hidden, head).unwrap_or_else(|| hidden.linear(head, None::<&Tensor>))
     }
 
     /// The weight of the output head, `[vocab, hidden]`.

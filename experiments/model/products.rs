@@ -7,6 +7,7 @@
 
 use attention::tiled::linear::{self, Map};
 use tch::{TchError, Tensor};
+use torch_ext::grad_enabled;
 
 use super::host::{in_rows, singles, singles_mut};
 
@@ -19,12 +20,12 @@ const SOME_ROWS: i64 = 16;
 /// Numbers up to which a weight's gradient is ours.
 const SMALL_WEIGHT: usize = 1 << 18;
 
-/// `x W^T`, `[.., outputs]` of `x` `[.., inputs]`, where ours is the faster one. Nothing is recorded for gradients.
+/// `x W^T`, `[.., outputs]` of `x` `[.., inputs]`, where ours is the faster one and nothing is recorded for gradients.
 pub(super) fn product(x: &Tensor, weight: &Tensor) -> Option<Tensor> {
     let mut size = x.size();
     let rows = (x.numel() as i64).checked_div(size.pop()?)?;
     size.push(weight.size().first().copied()?);
-    if rows < MANY_ROWS || singles(weight).is_none() {
+    if grad_enabled() || rows < MANY_ROWS || singles(weight).is_none() {
         return None;
     }
     let mut y = Tensor::empty(size.as_slice(), (x.kind(), x.device()));
@@ -115,7 +116,8 @@ mod tests {
             let (x, dy, weight) =
                 (of("x", &[rows, inputs]), of("dy", &[rows, outputs]), of("weight", &[outputs, inputs]));
             let ours = rows >= MANY_ROWS && inputs == 24 && kind == Kind::Float;
-            assert_eq!(product(&x, &weight).is_some(), ours);
+            assert!(product(&x, &weight).is_none(), "a product that is recorded is libtorch's");
+            assert_eq!(tch::no_grad(|| product(&x, &weight)).is_some(), ours);
             let near =
                 |a: &Tensor, b: &Tensor| assert!(a.allclose(b, 1e-4, 1e-4, false), "{rows} rows, {inputs}, {kind:?}");
             let mut y = Tensor::full([rows, outputs], f64::NAN, (kind, Device::Cpu));
@@ -135,7 +137,7 @@ mod tests {
     #[test]
     fn leading_dimensions_stay_and_sizes_that_do_not_fit_are_an_error() {
         let (x, weight) = (drawn("x", &[2, 600, 24]), drawn("weight", &[40, 24]));
-        let y = product(&x, &weight).unwrap();
+        let y = tch::no_grad(|| product(&x, &weight)).unwrap();
         assert!(y.size() == [2, 600, 40] && y.allclose(&x.linear(&weight, None::<&Tensor>), 1e-4, 1e-4, false));
         let mut short = Tensor::zeros([1200, 32], (Kind::Float, Device::Cpu));
         assert!(pulled(&drawn("dy", &[1200, 40]), &weight, &mut short, true).is_err());

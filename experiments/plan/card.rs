@@ -1,5 +1,7 @@
 //! Devices that a run is planned for: what they hold, and the rates that work of each kind is known to reach on them.
 
+use std::sync::LazyLock;
+
 use attention::tiled;
 use serde::Serialize;
 use torch_ext::cuda::Arch;
@@ -69,6 +71,9 @@ const CPU_BASIS: &str = "multiply-adds alone are timed on a thread of this machi
     products 83 % of that, attention 78 forward and 74 backward, as read on a 2-core Zen 4, copies 12 GB/s a core; the whole: 95 % \
     of that";
 
+/// GFLOP/s of multiply-adds on a thread of this machine, timed once.
+static PEAK_OF_A_THREAD: LazyLock<f64> = LazyLock::new(|| tiled::fma_peak_gflops(tiled::Isa::best()));
+
 impl Card {
     /// Names that [`Card::named`] knows.
     pub const NAMES: [&'static str; 5] = ["h100-80g", "h200-141g", "a100-80g", "rtx4090-24g", "cpu"];
@@ -136,7 +141,7 @@ impl Card {
     /// This machine without a GPU.
     fn cpu() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let peak = cores * 1e9 * tiled::fma_peak_gflops(tiled::Isa::best());
+        let peak = cores * 1e9 * *PEAK_OF_A_THREAD;
         Self {
             name: CPU,
             arch: None,

@@ -17,7 +17,7 @@
 //! ```
 
 use super::simd::product::{Left, Product};
-use super::simd::{Isa, Simd, Work, dispatch};
+use super::simd::{Simd, Work, with_best};
 use super::workers::{Buffer, for_each, threads};
 
 /// Rows of a task: with the widths of small models they stay in a level 2 cache while every panel passes.
@@ -42,7 +42,7 @@ impl Map<'_> {
     /// Whether both widths are such as products take: multiples of 8 at least.
     #[must_use]
     pub fn fits(self) -> bool {
-        let step = dispatch(Isa::best(), Step).unwrap_or(1);
+        let step = with_best(Step);
         self.inputs.is_multiple_of(step) && self.outputs.is_multiple_of(step)
     }
 
@@ -119,7 +119,7 @@ fn by_panels(rows: Rows<'_>, pack: impl Fn(usize, usize, &mut [f32]) + Sync, out
         }
         return;
     }
-    let width = dispatch(Isa::best(), Panel).unwrap_or(1);
+    let width = with_best(Panel);
     let mut buffer = Buffer::new(depth * columns);
     for_each(buffer.as_mut().chunks_mut(depth * width).enumerate(), |(number, panel)| {
         pack(number * width, panel.len() / depth, panel);
@@ -220,11 +220,6 @@ impl Work for Gather<'_> {
             product.compute(simd);
         }
     }
-}
-
-/// Runs work with the widest instructions of this processor.
-fn with_best<W: Work>(work: W) -> W::Answer {
-    dispatch(Isa::best(), work).expect("the best set is one that this processor has")
 }
 
 /// Asks for [`Simd::STEP`].

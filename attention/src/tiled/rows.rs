@@ -14,7 +14,7 @@
 //! ```
 
 use super::simd::rows::{AddRmsNorm, LogSumExp, RmsNorm, RmsNormBack, SoftmaxTimes, SwiGlu, SwiGluBack};
-use super::simd::{Isa, Simd, Work, dispatch};
+use super::simd::{self, Simd, Work};
 use super::workers::for_each;
 
 /// Numbers of one piece: enough work for a thread to be woken, and a level 2 cache's worth of a few such slices.
@@ -34,7 +34,7 @@ impl<W: Work> Work for Compiled<W> {
 
 /// Runs work with the widest instructions of this processor.
 fn with_best<W: Work>(work: W) -> W::Answer {
-    dispatch(Isa::best(), Compiled(work)).expect("the best set is one that this processor has")
+    simd::with_best(Compiled(work))
 }
 
 /// Rows of one piece, at least one.

@@ -1,6 +1,7 @@
 //! Every loop on every instruction set against the equations in f64.
 
 use super::*;
+use crate::tiled::simd::{Isa, dispatch};
 
 /// Widths of one number, of less than a vector, of whole vectors and of what lies between.
 const WIDTHS: [usize; 7] = [1, 7, 16, 40, 100, 160, 433];

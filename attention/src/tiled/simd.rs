@@ -97,6 +97,11 @@ pub(super) fn dispatch<W: Work>(isa: Isa, work: W) -> Option<W::Answer> {
     }
 }
 
+/// Runs `work` with the widest instructions of this processor.
+pub(super) fn with_best<W: Work>(work: W) -> W::Answer {
+    dispatch(Isa::best(), work).expect("the best set is one that this processor has")
+}
+
 /// Something to be done with whichever instruction set was chosen.
 pub(super) trait Work {
     /// What comes of it.
